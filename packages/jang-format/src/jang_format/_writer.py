@@ -1,0 +1,208 @@
+"""Writing a directory in MLX layout: streamed, and published whole or not at all.
+
+All tensors are announced first, so that shards, headers and the size on disk are known before the
+first byte; then each is written to its place. Everything goes to a hidden directory beside the
+target, which is renamed into place at the end.
+"""
+
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jang_format._dtypes import STORAGE
+from jang_format._errors import InvalidTensorError, OutputError
+from jang_format._manifest import INDEX_FILE
+from jang_format._safetensors import FileLayout, TensorSpec, lay_out
+
+DEFAULT_SHARD_BYTES: Final = 5_000_000_000
+_SHARD_METADATA: Final = {"format": "mlx"}
+PARTIAL_SUFFIX: Final = ".partial"
+
+
+def split_into_shards(
+    specs: Sequence[TensorSpec], shard_bytes: int = DEFAULT_SHARD_BYTES
+) -> list[list[TensorSpec]]:
+    """Group tensors into shards of at most `shard_bytes` of data, in the order given.
+
+    The tensors of one module (weight, scales, biases, bias) stay together, so a shard exceeds the
+    limit where one module does.
+    """
+    modules: dict[str, list[TensorSpec]] = {}
+    for spec in specs:
+        modules.setdefault(spec.name.rpartition(".")[0], []).append(spec)
+    shards: list[list[TensorSpec]] = [[]]
+    filled = 0
+    for module in modules.values():
+        nbytes = sum(spec.nbytes for spec in module)
+        if shards[-1] and filled + nbytes > shard_bytes:
+            shards.append([])
+            filled = 0
+        shards[-1].extend(module)
+        filled += nbytes
+    return shards
+
+
+class DirectoryWriter:
+    """Receives the tensors and files of a directory; made by `open_writer`.
+
+    Attributes:
+        weight_bytes: Size of all weight files together, headers included.
+    """
+
+    def __init__(self, work: Path, specs: Sequence[TensorSpec], shard_bytes: int) -> None:
+        shards = split_into_shards(specs, shard_bytes)
+        self._work = work
+        self._specs = {spec.name: spec for spec in specs}
+        if len(self._specs) != len(specs):
+            raise InvalidTensorError("tensors: found a name twice, expected each once")
+        self._shard_of: dict[str, str] = {}
+        self._layouts: dict[str, FileLayout] = {}
+        for number, shard in enumerate(shards, 1):
+            name = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+            self._layouts[name] = lay_out(shard, _SHARD_METADATA)
+            self._shard_of.update((spec.name, name) for spec in shard)
+        self._waiting = {name: len(layout.offsets) for name, layout in self._layouts.items()}
+        self._written: set[str] = set()
+        self._open: dict[str, BinaryIO] = {}
+        self.weight_bytes = sum(layout.nbytes for layout in self._layouts.values())
+
+    def write_tensor(self, name: str, data: NDArray[Any]) -> None:
+        """Write one announced tensor; bfloat16 as raw uint16.
+
+        Raises:
+            InvalidTensorError: If it was not announced so, or came before.
+        """
+        spec = self._specs.get(name)
+        if spec is None or name in self._written:
+            raise InvalidTensorError(f"{name}: expected each announced tensor once")
+        if data.shape != spec.shape or data.dtype != STORAGE[spec.dtype]:
+            raise InvalidTensorError(
+                f"{name}: found {data.dtype} {data.shape}, announced {spec.dtype} {spec.shape}"
+            )
+        shard = self._shard_of[name]
+        layout = self._layouts[shard]
+        stream = self._open.get(shard)
+        if stream is None:
+            stream = self._open[shard] = (self._work / shard).open("wb")
+            stream.write(layout.header)
+        stream.seek(layout.offsets[name])
+        stream.write(np.ascontiguousarray(data).reshape(-1).view(np.uint8).data)
+        self._written.add(name)
+        self._waiting[shard] -= 1
+        if not self._waiting[shard]:
+            _sync_and_close(self._open.pop(shard))
+
+    def write_file(self, name: str, content: bytes) -> None:
+        """Write a file beside the weights."""
+        if Path(name).name != name:
+            raise OutputError(f"{name!r}: expected a file name without a directory")
+        with (self._work / name).open("wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+
+    def write_json(self, name: str, content: Mapping[str, Any]) -> None:
+        """Write a JSON file beside the weights."""
+        text = json.dumps(content, indent=2, ensure_ascii=False)
+        self.write_file(name, text.encode() + b"\n")
+
+    def finish(self) -> None:
+        """Write the index, after the last tensor.
+
+        Raises:
+            InvalidTensorError: If an announced tensor did not come.
+        """
+        missing = sorted(self._specs.keys() - self._written)
+        if missing:
+            raise InvalidTensorError(f"{missing[0]}: announced but not written")
+        self.write_json(
+            INDEX_FILE,
+            {
+                "metadata": {"total_size": sum(spec.nbytes for spec in self._specs.values())},
+                "weight_map": dict(sorted(self._shard_of.items())),
+            },
+        )
+
+    def close(self) -> None:
+        """Close what is still open."""
+        for stream in self._open.values():
+            stream.close()
+        self._open.clear()
+
+
+@contextmanager
+def open_writer(
+    out: Path, specs: Sequence[TensorSpec], *, shard_bytes: int = DEFAULT_SHARD_BYTES
+) -> Generator[DirectoryWriter]:
+    """Write a directory that appears under its name when the block ends, or not at all.
+
+    Args:
+        out: The directory to make; it may exist only if it is empty.
+        specs: All tensors of the model.
+        shard_bytes: The most bytes of tensor data in one weight file.
+
+    Raises:
+        OutputError: If `out` exists already, or cannot be made.
+    """
+    out = Path(os.path.abspath(out))
+    refuse_existing(out)
+    work = out.parent / f".{out.name}.{uuid.uuid4().hex[:8]}{PARTIAL_SUFFIX}"
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        # Not tempfile.mkdtemp: it makes a directory that only its owner can read.
+        work.mkdir()
+    except OSError as error:
+        raise OutputError(f"{out}: cannot be made ({error.strerror})") from error
+    try:
+        writer = DirectoryWriter(work, specs, shard_bytes)
+        try:
+            yield writer
+            writer.finish()
+        finally:
+            writer.close()
+        _publish(work, out)
+    except BaseException:
+        shutil.rmtree(work, ignore_errors=True)
+        raise
+
+
+def refuse_existing(out: Path) -> None:
+    """Raise OutputError if `out` is there and is not an empty directory."""
+    if out.is_dir() and not any(out.iterdir()):
+        return
+    if out.exists() or out.is_symlink():
+        raise OutputError(
+            f"{out}: exists already, expected a new directory; remove it or name another"
+        )
+
+
+def _publish(work: Path, out: Path) -> None:
+    _sync_directory(work)
+    refuse_existing(out)
+    try:
+        work.rename(out)
+    except OSError as error:
+        raise OutputError(f"{out}: cannot be published ({error.strerror})") from error
+    _sync_directory(out.parent)
+
+
+def _sync_and_close(stream: BinaryIO) -> None:
+    stream.flush()
+    os.fsync(stream.fileno())
+    stream.close()
+
+
+def _sync_directory(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
