@@ -1,0 +1,61 @@
+"""Run JANG models with MLX and serve them over gRPC.
+
+`jang_runtime.architecture` and `jang_runtime.terminal` are public modules of their own.
+"""
+
+from jang_runtime._client import Client
+from jang_runtime._engine import Engine, Ticket
+from jang_runtime._errors import (
+    EngineStoppedError,
+    GenerationError,
+    InvalidRequestError,
+    JangRuntimeError,
+    ListenError,
+    ModelError,
+    ServerError,
+)
+from jang_runtime._events import Delta, Event, Failed, Finished, FinishReason, Started, Timings
+from jang_runtime._model import ModelInfo
+from jang_runtime._requests import (
+    ChatMessage,
+    ChatPrompt,
+    GenerationRequest,
+    Sampling,
+    Stopping,
+    TextPrompt,
+    TokenPrompt,
+)
+from jang_runtime._server import serve, start_server
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ChatMessage",
+    "ChatPrompt",
+    "Client",
+    "Delta",
+    "Engine",
+    "EngineStoppedError",
+    "Event",
+    "Failed",
+    "FinishReason",
+    "Finished",
+    "GenerationError",
+    "GenerationRequest",
+    "InvalidRequestError",
+    "JangRuntimeError",
+    "ListenError",
+    "ModelError",
+    "ModelInfo",
+    "Sampling",
+    "ServerError",
+    "Started",
+    "Stopping",
+    "TextPrompt",
+    "Ticket",
+    "Timings",
+    "TokenPrompt",
+    "__version__",
+    "serve",
+    "start_server",
+]

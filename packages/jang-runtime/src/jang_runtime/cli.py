@@ -1,0 +1,159 @@
+"""The command `jang-runtime`."""
+
+import asyncio
+import json
+import logging
+import sys
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from jang_runtime._engine import Engine
+from jang_runtime._errors import InvalidRequestError, JangRuntimeError, ListenError
+from jang_runtime._requests import GenerationRequest, Sampling, Stopping
+from jang_runtime._server import is_loopback
+from jang_runtime._server import serve as serve_engine
+from jang_runtime.terminal import chat, describe_speed, prompt_for, quiet_libraries, write_answer
+
+app = typer.Typer(
+    help="Run JANG models and serve them over gRPC.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+)
+
+ModelArgument = Annotated[Path, typer.Argument(metavar="MODEL", help="A model directory.")]
+MaxTokensOption = Annotated[
+    int | None, typer.Option("--max-tokens", help="Most tokens of an answer.  [default: 512]")
+]
+TemperatureOption = Annotated[
+    float, typer.Option("--temperature", help="0 takes the most likely token every time.")
+]
+TopPOption = Annotated[
+    float, typer.Option("--top-p", help="Sample from tokens that add up to this.")
+]
+SeedOption = Annotated[
+    int | None, typer.Option("--seed", min=0, help="The same seed gives the same text.")
+]
+
+
+@contextmanager
+def user_errors() -> Generator[None]:
+    """Turn this package's errors into one line on stderr and exit status 2."""
+    try:
+        yield
+    except JangRuntimeError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from error
+    except KeyboardInterrupt as error:
+        raise typer.Exit(130) from error
+
+
+@contextmanager
+def open_engine(path: Path) -> Generator[Engine]:
+    """Load a model, saying so on stderr."""
+    if not path.is_dir():
+        raise InvalidRequestError(
+            "MODEL", repr(str(path)), "a model directory; `jang-quant convert` makes one"
+        )
+    quiet_libraries()
+    quiet_libraries()
+    with Engine(path) as engine:
+        info = engine.info
+        typer.echo(
+            f"{info.name}: {info.architecture}, {info.profile or 'no profile'}, "
+            f"{info.bits_per_weight:.2f} bits per weight, {info.weight_bytes / 1e6:.0f} MB, "
+            f"{info.backend}",
+            err=True,
+        )
+        yield engine
+
+
+@app.command(epilog='Example: jang-runtime generate ./smollm2-4M "What is 2+2?"')
+def generate(
+    model: ModelArgument,
+    prompt: Annotated[str, typer.Argument(help="The question.")],
+    max_tokens: MaxTokensOption = None,
+    temperature: TemperatureOption = 0.0,
+    top_p: TopPOption = 1.0,
+    seed: SeedOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Answer one question."""
+    with user_errors(), open_engine(model) as engine:
+        request = GenerationRequest(
+            prompt=prompt_for(engine, prompt),
+            sampling=Sampling(temperature=temperature, top_p=top_p, seed=seed),
+            stopping=Stopping(max_tokens=max_tokens),
+        )
+        text, finished = write_answer(engine, request, sys.stderr if as_json else sys.stdout)
+        if as_json:
+            typer.echo(
+                json.dumps(
+                    {
+                        "text": text,
+                        "finish_reason": finished.reason.value,
+                        "prompt_tokens": finished.prompt_tokens,
+                        "completion_tokens": finished.completion_tokens,
+                        "prefill_seconds": finished.timings.prefill,
+                        "decode_seconds": finished.timings.decode,
+                    },
+                    ensure_ascii=False,
+                    indent=2,
+                )
+            )
+        typer.echo(describe_speed(finished), err=True)
+
+
+@app.command("chat", epilog="Example: jang-runtime chat ./smollm2-4M")
+def chat_command(
+    model: ModelArgument,
+    max_tokens: MaxTokensOption = None,
+    temperature: TemperatureOption = 0.7,
+    top_p: TopPOption = 0.95,
+    seed: SeedOption = None,
+) -> None:
+    """Talk with a model."""
+    with user_errors(), open_engine(model) as engine:
+        chat(
+            engine,
+            Sampling(temperature=temperature, top_p=top_p, seed=seed),
+            Stopping(max_tokens=max_tokens),
+        )
+
+
+@app.command(epilog="Example: jang-runtime serve ./smollm2-4M --listen 127.0.0.1:50051")
+def serve(
+    model: ModelArgument,
+    listen: Annotated[
+        str, typer.Option(metavar="HOST:PORT", help="Where to listen; port 0 takes a free one.")
+    ] = "127.0.0.1:50051",
+    insecure: Annotated[
+        bool,
+        typer.Option("--insecure", help="Listen beyond this machine, without TLS or passwords."),
+    ] = False,
+) -> None:
+    """Serve a model over gRPC (jang.runtime.v1) until Ctrl-C or SIGTERM.
+
+    When the server answers, one line on stdout says so: `listening on HOST:PORT`.
+    """
+    with user_errors():
+        if not is_loopback(listen) and not insecure:
+            raise ListenError(
+                f"--listen: found {listen!r}, expected a loopback address such as "
+                "127.0.0.1:50051; --insecure allows others"
+            )
+        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
+        with open_engine(model) as engine:
+            asyncio.run(serve_engine(engine, listen, _announce))
+
+
+def _announce(address: str) -> None:
+    typer.echo(f"listening on {address}")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,41 @@
+"""The public names of jang_runtime: a change here is a change for users."""
+
+import jang_runtime
+
+
+def test_the_public_names_are_these_and_all_exist() -> None:
+    assert sorted(jang_runtime.__all__) == NAMES
+    for name in jang_runtime.__all__:
+        assert getattr(jang_runtime, name) is not None
+
+
+NAMES = [
+    "ChatMessage",
+    "ChatPrompt",
+    "Client",
+    "Delta",
+    "Engine",
+    "EngineStoppedError",
+    "Event",
+    "Failed",
+    "FinishReason",
+    "Finished",
+    "GenerationError",
+    "GenerationRequest",
+    "InvalidRequestError",
+    "JangRuntimeError",
+    "ListenError",
+    "ModelError",
+    "ModelInfo",
+    "Sampling",
+    "ServerError",
+    "Started",
+    "Stopping",
+    "TextPrompt",
+    "Ticket",
+    "Timings",
+    "TokenPrompt",
+    "__version__",
+    "serve",
+    "start_server",
+]
