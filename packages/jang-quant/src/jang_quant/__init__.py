@@ -1,0 +1,36 @@
+"""Convert language models to JANG: mixed-precision quantization for MLX.
+
+`convert(open_source("smollm2"), Path("out"), plan)`, with `plan` from `plan_source`.
+`jang_quant.progress` has the same with a progress bar.
+"""
+
+from jang_quant._convert import Conversion, Progress, convert, plan_source
+from jang_quant._errors import ConversionError, JangQuantError, PlanError, SourceError
+from jang_quant._plan import Plan, PlannedModule, make_plan
+from jang_quant._profiles import DEFAULT_PROFILE, Profile, find_profile, profiles
+from jang_quant._sources.resolve import open_source
+from jang_quant._sources.source import Source, SourceTensor
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "DEFAULT_PROFILE",
+    "Conversion",
+    "ConversionError",
+    "JangQuantError",
+    "Plan",
+    "PlanError",
+    "PlannedModule",
+    "Profile",
+    "Progress",
+    "Source",
+    "SourceError",
+    "SourceTensor",
+    "__version__",
+    "convert",
+    "find_profile",
+    "make_plan",
+    "open_source",
+    "plan_source",
+    "profiles",
+]

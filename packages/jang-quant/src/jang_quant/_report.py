@@ -1,0 +1,88 @@
+"""Plans and conversions, for people and for programs."""
+
+from collections import defaultdict
+from dataclasses import asdict
+from typing import Any
+
+from rich.table import Table
+
+from jang_quant._convert import Conversion
+from jang_quant._plan import Plan, PlannedModule
+from jang_quant._sources.source import Source
+
+
+def plan_table(plan: Plan) -> Table:
+    """A plan as a table: a row for the modules of one name that are treated alike."""
+    table = Table()
+    for heading in ("role", "module", "count", "shape", "bits", "group", "bytes"):
+        table.add_column(heading, justify="left" if heading in ("role", "module") else "right")
+    for (role, name, shape, bits, group_size), modules in _alike(plan).items():
+        table.add_row(
+            role,
+            name,
+            str(len(modules)),
+            " x ".join(map(str, shape)),
+            str(bits or "-"),
+            str(group_size or "-"),
+            f"{sum(module.nbytes for module in modules):,}",
+        )
+    matrices = sum(module.nbytes for module in plan.modules)
+    table.add_row("-", "norms and biases", str(len(plan.others)), "", "-", "-",
+                  f"{plan.tensor_bytes - matrices:,}")  # fmt: skip
+    table.add_section()
+    table.add_row("", "all tensors", "", "", "", "", f"{plan.tensor_bytes:,}")
+    return table
+
+
+def plan_headline(source: Source, plan: Plan) -> str:
+    """What a plan gives, in a line; a second one if the source is quantized already."""
+    headline = (
+        f"{source.name} as {plan.name}: {plan.parameters / 1e6:,.1f} M parameters, "
+        f"{plan.tensor_bytes / 1e6:,.1f} MB, {plan.bits_per_weight:.3f} bits per weight "
+        "(embeddings, scales and biases included)"
+    )
+    if source.quantization:
+        headline += f"\nthe source is quantized already ({source.quantization}): "
+        headline += "what it lost stays lost"
+    return headline
+
+
+_Alike = tuple[str, str, tuple[int, ...], int | None, int | None]
+
+
+def _alike(plan: Plan) -> dict[_Alike, list[PlannedModule]]:
+    rows: dict[_Alike, list[PlannedModule]] = defaultdict(list)
+    for module in plan.modules:
+        name = module.path.rpartition(".")[2]
+        rows[module.role, name, module.shape, module.bits, module.group_size].append(module)
+    return rows
+
+
+def plan_document(source: Source, plan: Plan) -> dict[str, Any]:
+    """A plan for JSON, every module with its bytes."""
+    return {
+        "source": {"name": source.name, "quantization": source.quantization},
+        "architecture": source.config["model_type"],
+        "profile": plan.name,
+        "parameters": plan.parameters,
+        "tensor_bytes": plan.tensor_bytes,
+        "bits_per_weight": plan.bits_per_weight,
+        "modules": [asdict(module) | {"nbytes": module.nbytes} for module in plan.modules],
+    }
+
+
+def conversion_document(source: Source, conversion: Conversion) -> dict[str, Any]:
+    """A finished conversion for JSON."""
+    plan = conversion.plan
+    return {
+        "out": str(conversion.out),
+        "source": {"name": source.name, "quantization": source.quantization},
+        "architecture": source.config["model_type"],
+        "profile": plan.name,
+        "parameters": plan.parameters,
+        "tensor_bytes": plan.tensor_bytes,
+        "weight_bytes": conversion.weight_bytes,
+        "bits_per_weight": plan.bits_per_weight,
+        "float_dtype": conversion.float_dtype,
+        "seconds": conversion.seconds,
+    }

@@ -1,0 +1,1 @@
+"""Sources of models: Hugging Face directories, hub ids, GGUF files."""

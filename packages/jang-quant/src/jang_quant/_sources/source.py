@@ -1,0 +1,50 @@
+"""What every kind of source gives to the rest of the conversion."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class SourceTensor:
+    """One tensor of a source, read when asked for and not kept.
+
+    Attributes:
+        shape: Shape as the MLX model class wants it.
+        dtype: How the source stores it: "BF16", "F16", "F32", or a GGUF type such as "Q4_1".
+        read: Returns the values as float32, exactly where the source is a float type.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str
+    read: Callable[[], NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model to convert.
+
+    Attributes:
+        name: Short name for people: "smollm2", a directory's or file's name, a hub id.
+        config: The content of config.json, as mlx-lm reads it.
+        tensors: By parameter path of the MLX model, after `sanitize`:
+            `model.layers.0.self_attn.q_proj.weight`.
+        side_files: Files to be written beside the weights (tokenizer, generation config …),
+            by file name; a path is copied, bytes are written.
+        quantization: What the source itself is quantized with, such as "GGUF Q4_1, Q8_0";
+            None for full precision.
+        fingerprint: Changes when the source's bytes change; the key of caches.
+        location: The directory or file it is read from, which nothing may be written into.
+    """
+
+    name: str
+    config: Mapping[str, Any]
+    tensors: Mapping[str, SourceTensor]
+    side_files: Mapping[str, bytes | Path]
+    quantization: str | None
+    fingerprint: str
+    location: Path | None = None

@@ -1,0 +1,32 @@
+"""The public names of jang_quant: a change here is a change for users."""
+
+import jang_quant
+
+
+def test_the_public_names_are_these_and_all_exist() -> None:
+    assert sorted(jang_quant.__all__) == NAMES
+    for name in jang_quant.__all__:
+        assert getattr(jang_quant, name) is not None
+
+
+NAMES = [
+    "Conversion",
+    "ConversionError",
+    "DEFAULT_PROFILE",
+    "JangQuantError",
+    "Plan",
+    "PlanError",
+    "PlannedModule",
+    "Profile",
+    "Progress",
+    "Source",
+    "SourceError",
+    "SourceTensor",
+    "__version__",
+    "convert",
+    "find_profile",
+    "make_plan",
+    "open_source",
+    "plan_source",
+    "profiles",
+]
