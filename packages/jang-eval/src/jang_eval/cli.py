@@ -1,0 +1,122 @@
+"""The command `jang-eval`.
+
+A command prints its outcome on stdout and everything else on stderr. Mistakes of the user are
+errors of this package; `_user_errors` around each command turns them into a line and exit status 2,
+also where `app` is mounted in another typer app.
+"""
+
+import json
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from jang_eval._compare import compare_results
+from jang_eval._errors import JangEvalError
+from jang_eval._qa import DEFAULT_MAX_TOKENS, DEFAULT_TIMEOUT, run_qa
+from jang_eval._records import to_json
+from jang_eval._report import answers_table, comparison_markdown, progress_line
+from jang_eval._results import (
+    JudgedAnswer,
+    check_writable,
+    read_result,
+    result_document,
+    write_result,
+)
+from jang_eval._version import __version__
+
+app = typer.Typer(
+    name="jang-eval",
+    help="Judge language models served over the JANG gRPC API.",
+    no_args_is_help=True,
+)
+
+
+@contextmanager
+def _user_errors() -> Generator[None]:
+    """The one place where an error becomes a message; works as a decorator of a command."""
+    try:
+        yield
+    except JangEvalError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from None
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"jang-eval {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
+        ),
+    ] = False,
+) -> None:
+    """Judge language models served over the JANG gRPC API."""
+
+
+@app.command(epilog="Example: jang-eval qa --target localhost:50051 -o 4M.json")
+@_user_errors()
+def qa(
+    target: Annotated[
+        str, typer.Option(metavar="HOST:PORT", help="The JANG server (jang-runtime serve).")
+    ],
+    max_tokens: Annotated[
+        int, typer.Option(metavar="N", help="The most tokens of one answer.")
+    ] = DEFAULT_MAX_TOKENS,
+    timeout: Annotated[
+        float, typer.Option(metavar="SECONDS", help="How long to wait for one answer.")
+    ] = DEFAULT_TIMEOUT,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE", help="Also write the result as JSON."),
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the result as JSON instead of a table.")
+    ] = False,
+) -> None:
+    """Ask six questions and judge each answer: correct, partial or broken, and how it failed."""
+    if output is not None:
+        check_writable(output)
+    result = run_qa(target, max_tokens=max_tokens, timeout=timeout, on_answer=_log_answer)
+    if output is not None:
+        write_result(result, output)
+        typer.echo(f"wrote {output}", err=True)
+    if as_json:
+        _print_text(result_document(result))
+    else:
+        Console().print(answers_table(result))
+
+
+@app.command(epilog="Example: jang-eval compare 2L.json 4M.json > comparison.md")
+@_user_errors()
+def compare(
+    files: Annotated[
+        list[Path], typer.Argument(metavar="FILE", help="Results written by `qa -o FILE`.")
+    ],
+    markdown: Annotated[bool, typer.Option("--markdown/--json", help="What to print.")] = True,
+) -> None:
+    """Put results of `qa` side by side: questions as rows, models as columns."""
+    comparison = compare_results([(path, read_result(path)) for path in files])
+    if markdown:
+        _print_text(comparison_markdown(comparison))
+    else:
+        document = json.dumps(to_json(comparison), ensure_ascii=False, allow_nan=False, indent=2)
+        _print_text(document + "\n")
+
+
+def _log_answer(answer: JudgedAnswer) -> None:
+    typer.echo(progress_line(answer), err=True)
+
+
+def _print_text(text: str) -> None:
+    # JSON is UTF-8 whatever the terminal is, and answers may be in any script.
+    typer.echo(text.encode(), nl=False)
