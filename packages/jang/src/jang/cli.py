@@ -1,0 +1,88 @@
+"""The command `jang`: `run`, and the commands of the four packages."""
+
+import sys
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import Annotated
+
+import typer
+
+import jang_eval.cli
+import jang_format.cli
+import jang_quant.cli
+import jang_runtime.cli
+from jang._prepare import prepare
+from jang_quant import DEFAULT_PROFILE, JangQuantError
+from jang_runtime import GenerationRequest, JangRuntimeError, Sampling, Stopping
+from jang_runtime.cli import open_engine
+from jang_runtime.terminal import chat, describe_speed, prompt_for, quiet_libraries, write_answer
+
+app = typer.Typer(
+    help="Mixed-precision quantization for MLX: convert, run, serve and judge language models.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+)
+app.add_typer(jang_format.cli.app, name="format")
+app.add_typer(jang_quant.cli.app, name="quant")
+app.add_typer(jang_runtime.cli.app, name="runtime")
+app.add_typer(jang_eval.cli.app, name="eval")
+
+
+@contextmanager
+def user_errors() -> Generator[None]:
+    """Turn the packages' errors into one line on stderr and exit status 2."""
+    try:
+        yield
+    except (JangQuantError, JangRuntimeError) as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from error
+    except KeyboardInterrupt as error:
+        typer.echo("stopped", err=True)
+        raise typer.Exit(130) from error
+
+
+@app.command(epilog='Example: jang run smollm2 "What is 2+2?"')
+def run(
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL", help="A directory, a GGUF file, a hub id, or the name smollm2."
+        ),
+    ],
+    prompt: Annotated[
+        str | None, typer.Argument(help="The question; without one, a conversation begins.")
+    ] = None,
+    profile: Annotated[
+        str, typer.Option("--profile", "-p", help="Which bits each role gets.")
+    ] = DEFAULT_PROFILE,
+    max_tokens: Annotated[
+        int | None,
+        typer.Option("--max-tokens", help="Most tokens of an answer.  [default: 512]"),
+    ] = None,
+    temperature: Annotated[
+        float, typer.Option("--temperature", help="0 takes the most likely token every time.")
+    ] = 0.0,
+    seed: Annotated[
+        int | None, typer.Option("--seed", min=0, help="The same seed gives the same text.")
+    ] = None,
+) -> None:
+    """Answer a question with a model, converting it first if need be.
+
+    Converted models are kept under $JANG_HOME (default: ~/.cache/jang).
+    """
+    sampling = Sampling(temperature=temperature, seed=seed)
+    stopping = Stopping(max_tokens=max_tokens)
+    with user_errors():
+        quiet_libraries()
+        directory = prepare(model, profile)
+        with open_engine(directory) as engine:
+            if prompt is None:
+                chat(engine, sampling, stopping)
+                return
+            request = GenerationRequest(prompt_for(engine, prompt), sampling, stopping)
+            _, finished = write_answer(engine, request, sys.stdout)
+            typer.echo(describe_speed(finished), err=True)
+
+
+if __name__ == "__main__":
+    app()
