@@ -30,6 +30,7 @@ FAILING = [
         "The answer that you are looking for is " + "3, 14, 15, " * 7 + "9",
     ),
     (FailureMode.REPETITION_LOOP, "0000000"),
+    (FailureMode.REPETITION_LOOP, " 0000000\n"),
     (FailureMode.REPETITION_LOOP, "!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!"),
     (FailureMode.REPETITION_LOOP, "the " * 4000),
     (FailureMode.REPETITION_LOOP, "ParisParisParisParisParisParis"),
@@ -38,6 +39,15 @@ FAILING = [
     (FailureMode.REPETITION_LOOP, "is the process of the plant and of the " * 3 + "is the pro"),
     (FailureMode.REPETITION_LOOP, "巴黎巴黎巴黎巴黎巴黎"),
     (FailureMode.REPETITION_LOOP, "столица — " * 5),
+    (FailureMode.REPETITION_LOOP, "The capital of France is Paris." + "\n" * 30),
+    (FailureMode.REPETITION_LOOP, "\n \n" * 12 + "Paris."),
+    # JANG_2S of SmolLM2-135M-Instruct, at 64 tokens.
+    (
+        FailureMode.REPETITION_LOOP,
+        "\n\xa0 Christian\xa0 Black\xa0\xa0\xa0\n\xa0 your\xa0\xa0 your\xa0\xa0 \xa0\n\xa0 Turks"
+        "\xa0\n\xa0\xa0 Sk" + "\xa0" * 36,
+    ),
+    (FailureMode.REPETITION_LOOP, " Black\xa0\n" + "\xa0" * 41 + "\ufffd" + "\xa0" * 14),
     (
         FailureMode.REPETITION_LOOP,
         "Photosynthesis is how green plants make sugar with the light of the sun, from the water "
@@ -70,6 +80,8 @@ SOUND = [
     "Let it be, and let it stay as it was. Let it be, and let it stay as it was.",
     "When I find myself in times of trouble, somebody comes to me and says the wise words that I "
     "have heard before, and I sing them: let it be, let it be, let it be, let it be",
+    "Paris\n" + "\n" * 15,
+    "It stands far to the right in this listing of cities:\n\n" + " " * 40 + "Paris, in France.",
     "def total(xs):\n    result = 0\n    for x in xs:\n        result += x\n    return result\n",
     "table = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0]\nfor step in range(10):\n    table[step] = step ** 2\n",
     "| city | country |\n|---------------------------|---------|\n| Paris | France, in Europe |",
@@ -87,8 +99,8 @@ def test_a_text_that_fails_is_named_by_its_mode(mode: FailureMode, text: str) ->
 
 @pytest.mark.parametrize("text", SOUND)
 def test_a_near_miss_has_no_failure_mode(text: str) -> None:
-    assert examine(text, QUESTION) == examine(text, "")
     assert detect_failure_mode(text, QUESTION) is None
+    assert examine(text, QUESTION).sound_text == " ".join(text.split())
 
 
 @pytest.mark.parametrize(
@@ -99,6 +111,8 @@ def test_a_near_miss_has_no_failure_mode(text: str) -> None:
         ("It is 4. 1 2 3 4 5 6 7 8 9 10 11 12", "It is 4"),
         ("1 2 3 4 5 6", "1"),
         ("0000000", "00"),
+        ("Paris." + "\n" * 30, "Paris."),
+        ("carbon\n   dioxide", "carbon dioxide"),
         (f"{QUESTION} Paris.", "? Paris."),
     ],
 )

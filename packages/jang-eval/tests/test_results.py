@@ -100,6 +100,10 @@ ANSWER = {
             "model.bits_per_weight: found '4.5', expected a finite number",
         ),
         (
+            lambda d: d["answers"][0].update(seconds=10**400),
+            "answers[0].seconds: found 1000000000000000000000000000000000000..., expected a finite",
+        ),
+        (
             lambda d: d["answers"][0].update(verdict="good" * 20),
             "answers[0].verdict: found 'goodgoodgoodgoodgoodgoodgoodgoodgood..., "
             "expected one of correct, partial, broken",
@@ -171,3 +175,11 @@ def test_a_field_that_a_newer_version_added_is_passed_over(tmp_path: Path) -> No
     document["mood"] = "good"
     file.write_text(json.dumps(document))
     assert read_result(file) == a_result()
+
+
+def test_a_number_that_json_allows_and_floats_do_not_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "result.json"
+    write_result(a_result(), file)
+    file.write_text(file.read_text().replace('"temperature": 0.0', '"temperature": 1e999'))
+    with pytest.raises(ResultFileError, match=r"settings\.temperature: found inf, expected a fin"):
+        read_result(file)

@@ -120,8 +120,11 @@ def test_what_is_there_already_is_not_touched(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     write(tmp_path / "out")
     before = {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir()}
-    with pytest.raises(OutputError, match="exists already"):
-        write(tmp_path / "out")
+    with (
+        pytest.raises(OutputError, match="exists already"),
+        open_writer(tmp_path / "out", specs_of(tensors())),
+    ):
+        pytest.fail("the work began")
     assert {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir()} == before
     (tmp_path / "file").write_text("mine")
     with pytest.raises(OutputError, match="cannot be made"):

@@ -229,6 +229,18 @@ def write_llama(path: Path, changes: Mapping[str, Any] | None = None) -> Path:
         ),
         (
             "gemma3",
+            # The size of 27B, whose queries are scaled by hidden_size / heads.
+            GEMMA3_CONFIG | {"num_hidden_layers": 62, "query_pre_attn_scalar": 16},
+            {
+                "attention.sliding_window": 4,
+                "attention.sliding_window_pattern": 2,
+                "rope.freq_base_swa": 5000.0,
+                "rope.scaling.type": "linear",
+                "rope.scaling.factor": 8.0,
+            },
+        ),
+        (
+            "gemma3",
             GEMMA3_CONFIG
             | {"tie_word_embeddings": True, "rope_scaling": None, "sliding_window_pattern": 1},
             {},
@@ -355,7 +367,10 @@ def test_a_quantized_q_is_reordered_after_it_is_dequantized(tmp_path: Path) -> N
         ({"tokenizer.ggml.tokens": ["a"] * 300}, ["tokenizer.ggml.tokens", "300", "264"]),
         ({"tokenizer.ggml.token_type": [1]}, ["tokenizer.ggml.token_type", "260"]),
         ({"tokenizer.ggml.eos_token_id": 260}, ["tokenizer.ggml.eos_token_id", "260"]),
-        ({"tokenizer.ggml.merges": ["no such"]}, ["tokenizer.ggml.merges", "'no such'", "a third"]),
+        (
+            {"tokenizer.ggml.merges": ["no such"]},
+            ["tokenizer.ggml.merges", "'no such'", "parts of a token"],
+        ),
     ],
 )
 def test_a_file_that_contradicts_itself_is_refused_with_file_field_found_and_expected(
@@ -457,6 +472,14 @@ def test_whatever_is_cut_off_or_overwritten_ends_in_one_line(tmp_path: Path) -> 
             refused += 1
     assert refused > len(damaged) // 2
     assert time.monotonic() - start < 120
+
+
+def test_a_file_that_is_cut_off_is_refused_before_any_tensor_is_read(tmp_path: Path) -> None:
+    path = write_llama(tmp_path / "short.gguf")
+    # The last tensor ends before the file does, which is filled up to the alignment.
+    path.write_bytes(path.read_bytes()[:-4000])
+    with pytest.raises(SourceError, match=r"found data up to byte \d+ of a file of \d+ bytes"):
+        open_gguf(path)
 
 
 def test_a_file_that_shrinks_after_it_was_opened_is_an_error_of_the_source(tmp_path: Path) -> None:

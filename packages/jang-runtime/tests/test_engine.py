@@ -1,9 +1,12 @@
 """The engine on a real, tiny model: what requests get, and how they end."""
 
 import threading
+import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from queue import SimpleQueue
+from typing import Any
 
 import pytest
 
@@ -26,6 +29,8 @@ from jang_runtime import (
     TextPrompt,
     TokenPrompt,
 )
+from jang_runtime._generation import generate
+from jang_runtime._model import load
 from jang_runtime.terminal import stream_events
 
 
@@ -132,15 +137,36 @@ def test_cancelling_stops_the_generation_and_the_next_request_is_served(engine: 
     assert run(engine, stopping=Stopping(max_tokens=2))[2].reason is FinishReason.MAX_TOKENS
 
 
-def test_cancelling_stops_a_long_prompt_before_its_end(engine: Engine) -> None:
-    events: SimpleQueue[Event] = SimpleQueue()
-    long = GenerationRequest(TokenPrompt(tuple([9] * 500)), stopping=Stopping(max_tokens=1))
-    ticket = engine.submit(long, events.put)
-    ticket.cancel()
-    assert isinstance(events.get(timeout=60), Started)
-    last = events.get(timeout=60)
-    assert isinstance(last, Finished)
-    assert (last.reason, last.completion_tokens) == (FinishReason.CANCELLED, 0)
+class CountingModel:
+    """A model that counts the tokens that it is given."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self.tokens = 0
+
+    def __call__(self, tokens: Any, **more: Any) -> Any:
+        self.tokens += tokens.size
+        return self.model(tokens, **more)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.model, name)
+
+
+def test_cancelling_stops_a_long_prompt_before_its_end(tiny_model: Path) -> None:
+    loaded = load(tiny_model)
+    counting = CountingModel(loaded.model)
+    request = GenerationRequest(TokenPrompt((9,) * 500), stopping=Stopping(max_tokens=1))
+    events = list(
+        generate(
+            replace(loaded, model=counting),  # type: ignore[arg-type]
+            request,
+            is_cancelled=lambda: counting.tokens > 40,
+            arrived=time.monotonic(),
+        )
+    )
+    assert isinstance(events[-1], Finished)
+    assert (events[-1].reason, len(events)) == (FinishReason.CANCELLED, 2)
+    assert counting.tokens < 100
 
 
 @pytest.mark.parametrize(
@@ -183,6 +209,28 @@ def test_closing_ends_running_and_waiting_requests_and_refuses_new_ones(tiny_mod
     assert last_of(waiting) in (FinishReason.CANCELLED, EngineStoppedError)
     with pytest.raises(EngineStoppedError):
         engine.submit(endless, running.put)
+    engine.close()
+
+
+# The thread is made to die; that it says so is as it should be.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_the_death_of_the_engines_thread_is_told_to_all_that_wait(tiny_model: Path) -> None:
+    engine = Engine(tiny_model)
+    begun, go_on = threading.Event(), threading.Event()
+    waiting: SimpleQueue[Event] = SimpleQueue()
+
+    def deadly(event: Event) -> None:
+        begun.set()
+        go_on.wait(60)
+        raise SystemExit
+
+    engine.submit(GenerationRequest(TextPrompt("x")), deadly)
+    begun.wait(60)
+    engine.submit(GenerationRequest(TextPrompt("x")), waiting.put)
+    go_on.set()
+    assert last_of(waiting) == EngineStoppedError
+    with pytest.raises(EngineStoppedError):
+        engine.submit(GenerationRequest(TextPrompt("x")), waiting.put)
     engine.close()
 
 

@@ -1,9 +1,9 @@
 """How a badly quantized model fails, told from the text alone.
 
-Each detector is a pure function. It takes an answer and the prompt, both with their whitespace
-collapsed to single spaces, and returns what is left of the answer once the failing part is taken
-out, or None where the answer does not fail this way. What is left is what the model said before it
-fell apart; the judge looks for the expected answer there, so that "1 2 3 4 5 6" is no four.
+Each detector is a pure function. It takes an answer and the prompt, whose layout is made single
+spaces, and returns what is left of the answer once the failing part is taken out, or None where
+the answer does not fail this way. What is left is what the model said before it fell apart; the
+judge looks for the expected answer there, so that "1 2 3 4 5 6" is no four.
 
 There is no detector for text that is merely incoherent: telling it from wrong prose needs a
 language model, and a rule that caught only some of it would make counts mean less, not more. Such
@@ -20,6 +20,11 @@ from itertools import groupby
 
 _WORD = re.compile(r"\w+")
 _NUMBER = re.compile(r"\d+")
+_WHITESPACE = re.compile(r"\s+")
+_OUTER_SPACE = re.compile(r"^ (?! )|(?<! ) \Z")
+
+# More whitespace than this in one place is no layout, but a token of whitespace over and over.
+_LAYOUT_MAX = 20
 
 
 class FailureMode(StrEnum):
@@ -68,7 +73,7 @@ def examine(answer: str, prompt: str) -> Examination:
         if left is not None:
             mode = mode or candidate
             text = left
-    return Examination(mode, text)
+    return Examination(mode, " ".join(text.split()))
 
 
 def find_empty(answer: str, prompt: str) -> str | None:
@@ -139,7 +144,8 @@ def find_repetition_loop(answer: str, prompt: str) -> str | None:
     are at least 20 characters (a letter of a wide script such as Chinese counts as 3) and either
     the loop is half of the answer, or it has 5 copies and the answer ends in it: what a model means
     to repeat, such as a ruler in a table, it also ends. An answer that is one character, 5 times
-    or more, is a loop too. "Ha ha ha", a refrain and 1,000,000,000 stay below.
+    or more, is a loop too, and more than 20 spaces or line ends in one place are text like any
+    other. "Ha ha ha", a refrain and 1,000,000,000 stay below.
 
     The first two copies count as said; with one, the unit could begin in the middle of a word.
     """
@@ -193,7 +199,11 @@ class _Loop:
 
 
 def _collapse(text: str) -> str:
-    return " ".join(text.split())
+    """Makes layout one space, and none at the ends; longer whitespace keeps its length."""
+    text = _WHITESPACE.sub(
+        lambda run: " " if len(run[0]) <= _LAYOUT_MAX else " " * len(run[0]), text
+    )
+    return _OUTER_SPACE.sub("", text)
 
 
 def _without(text: str, spans: list[tuple[int, int]]) -> str:

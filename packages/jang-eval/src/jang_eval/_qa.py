@@ -20,7 +20,8 @@ from jang_eval._version import __version__
 # same: another rule or threshold of a failure mode or verdict, other sampling, another kind of
 # prompt. Results of different versions are not compared. A change of `_questions.toml` changes the
 # digest and needs no new version.
-TASK_VERSION = 1
+#   2: whitespace past all layout is text, so that an endless line end is a repetition loop.
+TASK_VERSION = 2
 
 DEFAULT_MAX_TOKENS = 64
 DEFAULT_TIMEOUT = 120.0

@@ -18,6 +18,7 @@ from jang_quant._sources.gguf_vocabulary import (
     WHOLE_PIECES,
     Vocabulary,
     read_vocabulary,
+    spell_bytes,
     strings,
 )
 
@@ -125,15 +126,17 @@ def _converted(header: GgufHeader, vocabulary: Vocabulary) -> dict[str, Any]:
 
 
 def _merges(header: GgufHeader, vocabulary: Vocabulary) -> list[str]:
-    """The merges, each of two tokens to a third: tokenizers panics at some that are not."""
+    """The merges, each of which makes a token: tokenizers panics at some that make none."""
     merges = strings(header, "merges")
     known = set(vocabulary.tokens)
+    # Merges are of tokens as transformers spells them.
+    if vocabulary.model == "gpt2":
+        known |= {spell_bytes(token) for token in vocabulary.tokens}
+    elif header.architecture.startswith("gemma"):
+        known |= {token.replace(" ", _SPACE) for token in vocabulary.tokens if token.isspace()}
     for merge in merges:
-        left, _, right = merge.partition(" ")
-        if left not in known or right not in known or left + right not in known:
-            raise mismatch(
-                header.path, f"{PREFIX}merges", repr(merge), "two tokens that make a third"
-            )
+        if merge.replace(" ", "", 1) not in known:
+            raise mismatch(header.path, f"{PREFIX}merges", repr(merge), "two parts of a token")
     return merges
 
 

@@ -18,6 +18,14 @@ WHOLE_PIECES: Final = frozenset(
         "jina-v5-nano", "tekken",
     }
 )  # fmt: skip
+# How byte-level BPE spells a byte: as itself where that can be seen, as a later letter elsewhere.
+_VISIBLE: Final = (*range(33, 127), *range(161, 173), *range(174, 256))
+_SPELLING: Final = {number: chr(number) for number in _VISIBLE} | {
+    number: chr(256 + index)
+    for index, number in enumerate(number for number in range(256) if number not in _VISIBLE)
+}
+_ALPHABET: Final = frozenset(_SPELLING.values())
+
 # The file's key and the name in Hugging Face's files.
 _SPECIAL: Final = {
     "bos_token": "bos_token_id",
@@ -148,3 +156,10 @@ def _ends(header: GgufHeader, tokens: list[str], types: list[int], *, chat: bool
         }
         numbers += [by_text.get(token) for token in _END_TOKENS]
     return list(dict.fromkeys(number for number in numbers if number is not None))
+
+
+def spell_bytes(token: str) -> str:
+    """A token as byte-level BPE spells it, if the file spells it otherwise: "\u0120a" for " a"."""
+    if _ALPHABET.issuperset(token):
+        return token
+    return "".join(_SPELLING[byte] for byte in token.encode())
