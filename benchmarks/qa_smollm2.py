@@ -31,9 +31,9 @@ impression, not a measurement: the rules of judgement are in
 """
 
 
-def run(*command: str) -> str:
+def run(*command: str, cwd: Path = ROOT) -> str:
     """Standard output of a command of this environment; its standard error is shown."""
-    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=cwd).stdout
 
 
 @contextmanager
@@ -61,8 +61,9 @@ def main() -> None:
     """Make the table and write the page."""
     commit = run("git", "-C", str(ROOT), "rev-parse", "--short", "HEAD").strip()
     with tempfile.TemporaryDirectory() as work:
-        results = [str(ask(profile, Path(work))) for profile in PROFILES]
-        table = run("jang-eval", "compare", *results)
+        # By their names alone: the page is not to hold paths of the machine that made it.
+        results = [ask(profile, Path(work)).name for profile in PROFILES]
+        table = run("jang-eval", "compare", *results, cwd=Path(work))
     RESULT.parent.mkdir(parents=True, exist_ok=True)
     RESULT.write_text(f"{HEADING}Commit {commit}, {sys.platform}.\n\n{table}")
     print(f"wrote {RESULT.relative_to(ROOT)}")
