@@ -1,6 +1,6 @@
 """Answers on a terminal: text as it comes, and conversations."""
 
-import logging
+import os
 import sys
 from collections.abc import Generator, Iterator
 from contextlib import closing
@@ -104,7 +104,8 @@ def _lines() -> Iterator[str]:
 
 def quiet_libraries() -> None:
     """Keep transformers from advising to install PyTorch, which nothing here needs."""
-    logging.getLogger("transformers").setLevel(logging.ERROR)
+    # Its logger sets its own level when it is imported, so the level cannot be set here.
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
 
 
 def describe_speed(finished: Finished) -> str:
