@@ -1,6 +1,9 @@
 """Fixtures that the tests of several packages share: a tiny random model, and SmolLM2."""
 
 import json
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import mlx.core as mx
@@ -98,3 +101,18 @@ def tiny_model(tiny_source: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """SmolLM2-135M-Instruct, converted with JANG_4M."""
     return convert_to("smollm2", tmp_path_factory.mktemp("smollm2") / "JANG_4M", "JANG_4M")
+
+
+@pytest.fixture
+def served(tiny_model: Path) -> Iterator[str]:
+    """The address of a server in a process of its own."""
+    command = [sys.executable, "-m", "jang_runtime.cli", "serve", str(tiny_model)]
+    with subprocess.Popen(
+        [*command, "--listen", "127.0.0.1:0"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ) as server:
+        assert server.stdout is not None
+        yield server.stdout.readline().split()[-1]
+        server.terminate()

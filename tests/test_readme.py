@@ -3,27 +3,10 @@
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-
-import pytest
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-
-
-@pytest.fixture
-def served(tiny_model: Path) -> Iterator[str]:
-    command = [sys.executable, "-m", "jang_runtime.cli", "serve", str(tiny_model)]
-    with subprocess.Popen(
-        [*command, "--listen", "127.0.0.1:0"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    ) as server:
-        assert server.stdout is not None
-        yield server.stdout.readline().split()[-1]
-        server.terminate()
 
 
 def test_the_client_in_readme_streams_an_answer(served: str) -> None:

@@ -4,7 +4,6 @@ import json
 import subprocess
 import sys
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -96,21 +95,6 @@ def test_jang_format_alone_brings_numpy_safetensors_and_the_command_line_library
         text=True,
     )
     assert json.loads(inspected.stdout)["profile"] == "JANG_4M"
-
-
-@pytest.fixture
-def served(tiny_model: Path) -> Iterator[str]:
-    """The address of a server in a process of its own."""
-    command = [sys.executable, "-m", "jang_runtime.cli", "serve", str(tiny_model)]
-    with subprocess.Popen(
-        [*command, "--listen", "127.0.0.1:0"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    ) as server:
-        assert server.stdout is not None
-        yield server.stdout.readline().split()[-1]
-        server.terminate()
 
 
 def test_a_client_needs_nothing_but_jang_proto_and_grpcio(
