@@ -9,7 +9,7 @@ import pytest
 from mlx_lm import load as stock_load
 from numpy.typing import NDArray
 
-from jang_format import BIT_WIDTHS, GROUP_SIZES, dequantize, pack_codes, read_directory
+from jang_format import BIT_WIDTHS, GROUP_SIZES, dequantize, mlx_arrays, pack_codes, read_directory
 from jang_quant._methods import rtn
 from jang_runtime._model import load
 
@@ -26,7 +26,7 @@ def test_mlx_reads_our_packed_bytes_bit_for_bit(bits: int, group_size: int) -> N
     weight = np.random.default_rng(bits).normal(size=(2, 24, 256)).astype(np.float32)
     ours = rtn.quantize(weight, bits, group_size, "F32")
     by_mlx = mx.dequantize(
-        mx.array(ours.weight),
+        mx.array(mlx_arrays(ours)["weight"]),
         mx.array(ours.scales),
         mx.array(ours.biases),
         group_size=group_size,

@@ -24,6 +24,8 @@ from jang_format import (
     UnsupportedVersionError,
     assemble,
     dequantize,
+    mlx_arrays,
+    mlx_specs,
     open_writer,
     quantization_config,
     read_directory,
@@ -161,22 +163,19 @@ def test_a_tensor_comes_as_announced_and_once(tmp_path: Path) -> None:
         writer.write_file("../evil", b"")
 
 
+WRONG = {"bits": 4, "group_size": 32}
+
+
 def quantized_directory(out: Path) -> np.ndarray[Any, Any]:
     """A directory with one 3-bit module in groups of 32; returns its values."""
     random = np.random.default_rng(1)
     codes = random.integers(0, 8, (4, 64), dtype=np.uint8)
     floats = random.normal(size=(2, 4, 2)).astype(np.float32)
     tensor = assemble(codes, floats[0], floats[1], 3, "F16")
-    specs = [
-        TensorSpec("m.weight", "U32", (4, 6)),
-        TensorSpec("m.scales", "F16", (4, 2)),
-        TensorSpec("m.biases", "F16", (4, 2)),
-        TensorSpec("norm.weight", "F16", (64,)),
-    ]
+    specs = [*mlx_specs("m", (4, 64), 3, 32, "F16"), TensorSpec("norm.weight", "F16", (64,))]
     with open_writer(out, specs) as writer:
-        writer.write_tensor("m.weight", tensor.weight)
-        writer.write_tensor("m.scales", tensor.scales)
-        writer.write_tensor("m.biases", tensor.biases)
+        for part, data in mlx_arrays(tensor).items():
+            writer.write_tensor(f"m.{part}", data)
         writer.write_tensor("norm.weight", np.ones(64, dtype=np.float16))
         modules = {"m": QuantizedModule(bits=3, group_size=32, role="mlp")}
         config = {"model_type": "toy", "quantization": quantization_config(modules)}
@@ -197,13 +196,21 @@ def test_a_directory_reads_back_and_counts_every_bit(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "error", "message"),
     [
-        (lambda d: (d / "config.json").unlink(), MissingFileError, "config.json: no such file"),
+        (
+            lambda d: (d / "config.json").unlink(),
+            MissingFileError,
+            "config.json: file: found nothing, expected a file",
+        ),
         (lambda d: (d / "config.json").write_text("{"), InvalidFileError, "no JSON"),
-        (lambda d: (d / "config.json").write_text("[]"), InvalidFileError, "found list"),
+        (
+            lambda d: (d / "config.json").write_text("[]"),
+            InvalidFileError,
+            "found no JSON .list at the top",
+        ),
         (lambda d: (d / "config.json").write_text("{}"), InvalidFileError, "quantization"),
         (
             lambda d: (d / "config.json").write_text(
-                json.dumps({"quantization": {"bits": 4, "group_size": 32}})
+                json.dumps({"quantization": {"m": WRONG, **WRONG}})
             ),
             InvalidFileError,
             "found 4 bits in groups of 32",
@@ -216,14 +223,18 @@ def test_a_directory_reads_back_and_counts_every_bit(tmp_path: Path) -> None:
         (
             lambda d: (d / "jang_config.json").write_text('{"format_version": 3}'),
             UnsupportedVersionError,
-            "found 3, expected '2.0'",
+            "found 3, expected '1.0' or '2.0'",
         ),
         (
             lambda d: next(d.glob("*.safetensors")).write_bytes(b"\xff" * 64),
             InvalidFileError,
             "header",
         ),
-        (lambda d: next(d.glob("*.safetensors")).unlink(), MissingFileError, "no model"),
+        (
+            lambda d: next(d.glob("*.safetensors")).unlink(),
+            MissingFileError,
+            "found nothing, expected a file, by model.safetensors.index.json",
+        ),
     ],
 )
 def test_a_damaged_directory_is_named_in_one_line(

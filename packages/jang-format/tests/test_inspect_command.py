@@ -31,4 +31,5 @@ def test_inspect_counts_what_the_conversion_planned(tiny_model: Path) -> None:
 def test_a_directory_that_is_none_ends_with_one_line_and_status_2(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["inspect", str(tmp_path / "nothing")])
     assert result.exit_code == 2
-    assert result.stderr == f"error: {tmp_path / 'nothing'}: no such directory\n"
+    message = "directory: found nothing, expected a directory"
+    assert result.stderr == f"error: {tmp_path / 'nothing'}: {message}\n"

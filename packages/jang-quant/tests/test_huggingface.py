@@ -108,7 +108,7 @@ def edit_weights(directory: Path, **changes: mx.array | None) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda d: (d / "config.json").unlink(), "config.json: no such file"),
+        (lambda d: (d / "config.json").unlink(), "config.json: file: found nothing"),
         (lambda d: (d / "config.json").write_text("{]"), "config.json: content: found no JSON"),
         (lambda d: edit_config(d, model_type="nonesuch"), "mlx-lm cannot build it .*nonesuch"),
         (lambda d: edit_config(d, model_type=3), "model_type: found 3, expected a name"),

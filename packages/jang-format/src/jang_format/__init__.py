@@ -1,7 +1,16 @@
 """The JANG file format: read, write and inspect directories, without MLX."""
 
+from jang_format._block_layout import (
+    BLOCK_SIZE,
+    assemble_blocks,
+    block_arrays,
+    block_offsets,
+    block_specs,
+)
+from jang_format._digests import DIGESTS_FILE, directory_digest
 from jang_format._dtypes import STORAGE, decode_floats, encode_floats, fits_f16
 from jang_format._errors import (
+    DirectoryError,
     InvalidFileError,
     InvalidTensorError,
     JangFormatError,
@@ -9,6 +18,8 @@ from jang_format._errors import (
     OutputError,
     UnsupportedVersionError,
 )
+from jang_format._files import read_json
+from jang_format._layouts import BLOCK_LAYOUT, LAYOUTS, MLX_LAYOUT, Layout, LayoutName
 from jang_format._manifest import (
     MANIFEST_FILE,
     Provenance,
@@ -16,6 +27,7 @@ from jang_format._manifest import (
     manifest,
     quantization_config,
 )
+from jang_format._mlx_layout import mlx_arrays, mlx_specs
 from jang_format._packing import BIT_WIDTHS, pack_codes, unpack_codes
 from jang_format._quantized import (
     GROUP_SIZES,
@@ -24,7 +36,7 @@ from jang_format._quantized import (
     dequantize,
     quantized_bytes,
 )
-from jang_format._reader import ModelDirectory, read_directory, read_json
+from jang_format._reader import ModelDirectory, read_directory
 from jang_format._safetensors import StoredTensor, TensorSpec, read_header
 from jang_format._summary import Summary, SummaryRow, summarize
 from jang_format._writer import PARTIAL_SUFFIX, DirectoryWriter, open_writer, refuse_existing
@@ -33,14 +45,22 @@ __version__ = "0.1.0"
 
 __all__ = [
     "BIT_WIDTHS",
+    "BLOCK_LAYOUT",
+    "BLOCK_SIZE",
+    "DIGESTS_FILE",
     "GROUP_SIZES",
+    "LAYOUTS",
     "MANIFEST_FILE",
+    "MLX_LAYOUT",
     "PARTIAL_SUFFIX",
     "STORAGE",
+    "DirectoryError",
     "DirectoryWriter",
     "InvalidFileError",
     "InvalidTensorError",
     "JangFormatError",
+    "Layout",
+    "LayoutName",
     "MissingFileError",
     "ModelDirectory",
     "OutputError",
@@ -54,11 +74,18 @@ __all__ = [
     "UnsupportedVersionError",
     "__version__",
     "assemble",
+    "assemble_blocks",
+    "block_arrays",
+    "block_offsets",
+    "block_specs",
     "decode_floats",
     "dequantize",
+    "directory_digest",
     "encode_floats",
     "fits_f16",
     "manifest",
+    "mlx_arrays",
+    "mlx_specs",
     "open_writer",
     "pack_codes",
     "quantization_config",

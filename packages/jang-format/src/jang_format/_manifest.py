@@ -1,4 +1,4 @@
-"""The two JSON descriptions of a directory in MLX layout: jang_config.json and `quantization`.
+"""The two JSON descriptions of a directory: jang_config.json, and `quantization` of config.json.
 
 `quantization` in config.json is what stock MLX programs read: group size, bits and mode, and the
 same three for each quantized module under its module path, nothing else. jang_config.json says
@@ -8,12 +8,20 @@ where the model comes from and what it was made with.
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from pathlib import Path
+from typing import Any, Final, cast
+
+from jang_format._digests import DIGESTS_FILE
+from jang_format._errors import InvalidFileError, Report, UnsupportedVersionError, describe
+from jang_format._files import read_json
+from jang_format._layouts import LAYOUTS, MLX_LAYOUT
 
 FORMAT: Final = "jang"
-MLX_LAYOUT_VERSION: Final = "2.0"
 MANIFEST_FILE: Final = "jang_config.json"
-INDEX_FILE: Final = "model.safetensors.index.json"
+READABLE_FORMATS: Final = (FORMAT, "jjqf", "mxq")
+READABLE_MANIFESTS: Final = (MANIFEST_FILE, "jjqf_config.json", "jang_cfg.json", "mxq_config.json")
+_MAJORS: Final = tuple(layout.major for layout in LAYOUTS.values())
+_DEFAULT_BLOCK_SIZE: Final = 64
 
 
 @dataclass(frozen=True)
@@ -78,8 +86,9 @@ def manifest(
     return {
         "format": FORMAT,
         # A string, never a number: existing loaders split it at the dot.
-        "format_version": MLX_LAYOUT_VERSION,
+        "format_version": MLX_LAYOUT.version,
         "producer": provenance.producer,
+        "digests": DIGESTS_FILE,
         "quantization": {
             "profile": provenance.profile,
             "method": provenance.method,
@@ -101,3 +110,58 @@ def manifest(
         "runtime": {"total_weight_bytes": weight_bytes},
         "roles": {path: module.role for path, module in sorted(modules.items())},
     }
+
+
+def read_manifest(directory: Path, names: list[str], report: Report) -> tuple[str, dict[str, Any]]:
+    """The manifest of a directory with these files: its name and content, empty without one.
+
+    Raises:
+        InvalidFileError: If it is no JSON object.
+    """
+    name = next((name for name in READABLE_MANIFESTS if name in names), None)
+    if name is None:
+        return MANIFEST_FILE, {}
+    file = directory / name
+    content = read_json(file)
+    if content.get("format", FORMAT) not in READABLE_FORMATS:
+        found = describe(content["format"])
+        report(UnsupportedVersionError(file, "format", found, repr(FORMAT)))
+    if content.get("weight_format", "mlx") not in ("mlx", "affine"):
+        found = describe(content["weight_format"])
+        report(UnsupportedVersionError(file, "weight_format", found, "'mlx'"))
+    version = content.get("format_version", MLX_LAYOUT.version)
+    if major_version(version) not in _MAJORS:
+        report(UnsupportedVersionError(file, "format_version", describe(version), "'1.0' or '2.0'"))
+    if section(content, "quantization").get("hadamard_rotation"):
+        # The weights are rotated, and a reader that does not undo it gets numbers without meaning.
+        report(UnsupportedVersionError(file, "quantization.hadamard_rotation", "true", "false"))
+    return name, content
+
+
+def major_version(version: Any) -> str | None:
+    """The major version of a `format_version`; None where it is none. Old files have integers."""
+    if type(version) is int and 0 < version < 100:
+        return str(version)
+    if isinstance(version, str):
+        major, _, minor = version.partition(".")
+        if major.isdecimal() and (minor or "0").isdecimal():
+            return major
+    return None
+
+
+def section(content: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    """An object inside a description; empty where there is none."""
+    found = content.get(key)
+    return cast(dict[str, Any], found) if isinstance(found, dict) else {}
+
+
+def block_size(file: Path, manifest: Mapping[str, Any]) -> int:
+    """Size of the blocks in block layout, where the tensors do not tell.
+
+    Raises:
+        InvalidFileError: If it is no size that a block can have.
+    """
+    stated = section(manifest, "quantization").get("block_size", _DEFAULT_BLOCK_SIZE)
+    if type(stated) is not int or stated not in (32, 64, 128):
+        raise InvalidFileError(file, "quantization.block_size", describe(stated), "32, 64 or 128")
+    return stated

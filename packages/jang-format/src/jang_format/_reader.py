@@ -1,156 +1,155 @@
-"""Opening a directory in MLX layout: headers and JSON at once, tensors when asked for."""
+"""Opening a directory in either layout: headers and JSON at once, tensors when asked for."""
 
-import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final, TypeVar
 
-from jang_format._errors import InvalidFileError, MissingFileError, UnsupportedVersionError
-from jang_format._manifest import FORMAT, MANIFEST_FILE
+from jang_format import _block_layout, _mlx_layout
+from jang_format._errors import (
+    DirectoryError,
+    InvalidFileError,
+    MissingFileError,
+    Report,
+    raise_first,
+)
+from jang_format._files import read_json
+from jang_format._index import Index, check_names, read_index, shard_names
+from jang_format._layouts import BLOCK_LAYOUT, LAYOUTS, MLX_LAYOUT, Layout, layout_of
+from jang_format._manifest import MANIFEST_FILE, block_size, read_manifest
 from jang_format._quantized import QuantizedTensor
-from jang_format._safetensors import StoredTensor, read_header
+from jang_format._safetensors import StoredTensor, WeightFile, read_weight_file
 
-# Stock MLX loaders read every file that matches, whatever the index says.
-_WEIGHT_FILES: Final = "model*.safetensors"
-_LARGEST_JSON: Final = 100_000_000
+T = TypeVar("T")
+
+CONFIG_FILE: Final = "config.json"
 
 
 @dataclass(frozen=True)
 class ModelDirectory:
-    """A directory in MLX layout.
+    """A directory in one of the two layouts.
 
     Attributes:
         path: The directory.
+        layout: Which layout its files have.
         config: The content of config.json.
         manifest: The content of jang_config.json; empty where there is none.
-        tensors: Every tensor of the weight files, by name.
-        weight_bytes: Size of all weight files together.
+        manifest_file: Its name, which differs in old directories.
+        index: Which tensor is in which file; None where no file says so.
+        weight_files: What each weight file says about itself, by file name.
+        file_names: Every file of the directory, sorted.
     """
 
     path: Path
+    layout: Layout
     config: Mapping[str, Any]
     manifest: Mapping[str, Any]
-    tensors: Mapping[str, StoredTensor]
-    weight_bytes: int
+    manifest_file: str
+    index: Index | None
+    weight_files: Mapping[str, WeightFile]
+    file_names: tuple[str, ...]
+
+    @cached_property
+    def tensors(self) -> Mapping[str, StoredTensor]:
+        """Every tensor of the weight files, by name."""
+        return {
+            name: tensor
+            for weight_file in self.weight_files.values()
+            for name, tensor in weight_file.tensors.items()
+        }
+
+    @property
+    def weight_bytes(self) -> int:
+        """Size of all weight files together."""
+        return sum(weight_file.nbytes for weight_file in self.weight_files.values())
 
     def quantized_paths(self) -> list[str]:
         """Module paths of the quantized tensors, in the order of the files."""
-        return [name.removesuffix(".scales") for name in self.tensors if name.endswith(".scales")]
+        if self.layout is BLOCK_LAYOUT:
+            return _block_layout.module_paths(self.tensors)
+        return _mlx_layout.module_paths(self.tensors)
 
     def quantized(self, path: str) -> QuantizedTensor:
         """The quantized tensor of a module, memory-mapped.
 
         Raises:
-            InvalidFileError: If its three tensors or its entry in config.json do not fit together.
+            InvalidFileError: If its tensors and what describes them do not fit together.
         """
-        weight, scales, biases = (self._companion(path, part) for part in _PARTS)
-        bits, group_size = self._entry(path)
-        values_in_words = weight.spec.shape[-1] * 32 / bits
-        if values_in_words != scales.spec.shape[-1] * group_size:
-            raise InvalidFileError(
-                self.path / "config.json",
-                f"quantization.{path}",
-                f"{bits} bits in groups of {group_size}",
-                f"what fits weight {weight.spec.shape} and scales {scales.spec.shape}",
-            )
-        return QuantizedTensor(
-            weight=weight.map(),
-            scales=scales.map(),
-            biases=biases.map(),
-            bits=bits,
-            group_size=group_size,
-            dtype=scales.spec.dtype,
-        )
+        if self.layout is BLOCK_LAYOUT:
+            size = block_size(self.path / self.manifest_file, self.manifest)
+            return _block_layout.read_module(self.path, self.config, size, self.tensors, path)
+        return _mlx_layout.read_module(self.path, self.config, self.tensors, path)
 
-    def _companion(self, path: str, part: str) -> StoredTensor:
-        tensor = self.tensors.get(f"{path}.{part}")
-        if tensor is None:
-            raise InvalidFileError(self.path, f"{path}.{part}", "nothing", "a tensor")
-        return tensor
-
-    def _entry(self, path: str) -> tuple[int, int]:
-        """Bits and group size of a module, from config.json."""
-        quantization = self.config.get("quantization")
-        if not isinstance(quantization, dict):
-            raise InvalidFileError(
-                self.path / "config.json", "quantization", "nothing", "an object with bits"
-            )
-        top = cast(dict[str, Any], quantization)
-        entry = top.get(path, top)
-        try:
-            return int(entry["bits"]), int(entry["group_size"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise InvalidFileError(
-                self.path / "config.json",
-                f"quantization.{path}",
-                repr(entry)[:80],
-                "an object with bits and group_size",
-            ) from error
-
-
-_PARTS: Final = ("weight", "scales", "biases")
+    def quantized_names(self) -> set[str]:
+        """Names of all tensors that belong to a quantized module."""
+        is_block = self.layout is BLOCK_LAYOUT
+        parts = _block_layout.READABLE_PARTS if is_block else _mlx_layout.PARTS
+        names = {f"{path}.{part}" for path in self.quantized_paths() for part in parts}
+        return names & self.tensors.keys()
 
 
 def read_directory(path: Path) -> ModelDirectory:
-    """Open a directory in MLX layout, with a manifest or without.
+    """Open a directory in either layout, with a manifest or without.
 
     Raises:
         MissingFileError: If the directory, config.json or the weight files are not there.
         InvalidFileError: If one of them breaks the format.
         UnsupportedVersionError: If the manifest is of another format or version.
     """
+    return open_directory(path, raise_first)
+
+
+def open_directory(path: Path, report: Report) -> ModelDirectory:
+    """Open a directory, and report each problem on the way.
+
+    Raises:
+        MissingFileError: If there is no directory.
+        DirectoryError: Whatever `report` raises.
+    """
     path = Path(path)
-    if not path.is_dir():
-        raise MissingFileError(f"{path}: no such directory")
-    config = read_json(path / "config.json")
-    manifest = read_json(path / MANIFEST_FILE) if (path / MANIFEST_FILE).exists() else {}
-    _check_version(path / MANIFEST_FILE, manifest)
-    files = sorted(path.glob(_WEIGHT_FILES))
-    if not files:
-        raise MissingFileError(f"{path}: no {_WEIGHT_FILES}")
-    tensors: dict[str, StoredTensor] = {}
-    for file in files:
-        for name, tensor in read_header(file).items():
-            if name in tensors:
-                raise InvalidFileError(file, name, "a tensor", f"none, {tensors[name].file} has it")
-            tensors[name] = tensor
+    names = _file_names(path)
+    config = attempt(lambda: read_json(path / CONFIG_FILE), {}, report)
+    manifest_file, manifest = attempt(
+        lambda: read_manifest(path, names, report), (MANIFEST_FILE, {}), report
+    )
+    layout = layout_of(names)
+    if layout is None:
+        wanted = " or ".join(known.readable_shards[0] for known in LAYOUTS.values())
+        report(MissingFileError(path, "weight files", "none", wanted))
+        layout = MLX_LAYOUT
+    index = attempt(lambda: read_index(path, names, layout, report), None, report)
+    weight_files: dict[str, WeightFile] = {}
+    for name in shard_names(path, names, layout, index, report):
+        read = attempt(partial(read_weight_file, path / name, report), None, report)
+        if read is not None:
+            weight_files[name] = read
+    check_names(path, weight_files, index, report)
     return ModelDirectory(
         path=path,
+        layout=layout,
         config=config,
         manifest=manifest,
-        tensors=tensors,
-        weight_bytes=sum(file.stat().st_size for file in files),
+        manifest_file=manifest_file,
+        index=index,
+        weight_files=weight_files,
+        file_names=tuple(names),
     )
 
 
-def read_json(file: Path) -> dict[str, Any]:
-    """The JSON object in a file.
-
-    Raises:
-        MissingFileError: If the file is not there.
-        InvalidFileError: If it is too large, or holds no JSON object.
-    """
+def attempt(read: Callable[[], T], otherwise: T, report: Report) -> T:
+    """What `read` returns, or `otherwise` after the problem is reported."""
     try:
-        if file.stat().st_size > _LARGEST_JSON:
-            raise InvalidFileError(file, "size", file.stat().st_size, f"at most {_LARGEST_JSON}")
-        content = json.loads(file.read_bytes())
-    except FileNotFoundError as error:
-        raise MissingFileError(f"{file}: no such file") from error
-    except (ValueError, RecursionError) as error:
-        raise InvalidFileError(file, "content", f"no JSON ({error})", "a JSON object") from error
-    if not isinstance(content, dict):
-        raise InvalidFileError(file, "content", type(content).__name__, "a JSON object")
-    return cast(dict[str, Any], content)
+        return read()
+    except DirectoryError as problem:
+        report(problem)
+        return otherwise
 
 
-def _check_version(file: Path, manifest: Mapping[str, Any]) -> None:
-    if not manifest:
-        return
-    if manifest.get("format", FORMAT) != FORMAT:
-        raise UnsupportedVersionError(
-            f"{file}: format: found {manifest['format']!r}, expected {FORMAT!r}"
-        )
-    version = manifest.get("format_version", "2.0")
-    if not str(version).startswith("2"):
-        raise UnsupportedVersionError(f"{file}: format_version: found {version!r}, expected '2.0'")
+def _file_names(path: Path) -> list[str]:
+    if not path.is_dir():
+        raise MissingFileError(path, "directory", "nothing", "a directory")
+    try:
+        return sorted(entry.name for entry in path.iterdir() if not entry.is_dir())
+    except OSError as error:
+        raise InvalidFileError(path, "directory", error.strerror, "a readable one") from error

@@ -1,7 +1,8 @@
 """The safetensors container: where tensors lie in a file, and laying out new files.
 
-The safetensors library checks files, but reads and writes whole tensors and whole files, and has
-no bfloat16 for numpy; here tensors are mapped and written one by one, in the library's own order.
+The safetensors library reads and writes whole tensors and whole files, has no bfloat16 for numpy
+and says in one word what is wrong with a header; here tensors are mapped and written one by one, in
+the library's own order, and every fault is named. A test holds the two against each other.
 Source: "Format" in the README of huggingface/safetensors.
 """
 
@@ -10,16 +11,21 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
 
 from jang_format._dtypes import STORAGE
-from jang_format._errors import InvalidFileError, MissingFileError
+from jang_format._errors import InvalidFileError, Report, describe, raise_first
+from jang_format._files import locate
+from jang_format._json import LARGEST_JSON, parse_object
 
 _LENGTH_BYTES: Final = 8
+# numpy has a limit too, a higher one.
+_MOST_DIMENSIONS: Final = 8
+_MOST_BYTES: Final = 2**62
+_ENTRY_KEYS: Final = {"dtype", "shape", "data_offsets"}
 
 
 @dataclass(frozen=True)
@@ -63,37 +69,153 @@ class FileLayout:
     nbytes: int
 
 
-def read_header(file: Path) -> dict[str, StoredTensor]:
+def read_header(file: Path, report: Report = raise_first) -> dict[str, StoredTensor]:
     """The tensors of a safetensors file, by name; no data is read.
 
-    The library's own parser decides whether the file is valid: header length, JSON, shapes,
-    offsets, holes and overlaps. It does not tell where a tensor begins; that is read here.
+    Args:
+        file: The file.
+        report: Receives each problem; tensors that have one are left out.
 
     Raises:
         MissingFileError: If the file is not there.
         InvalidFileError: If the header breaks the format, or a dtype is none of `STORAGE`.
     """
-    try:
-        with safe_open(file, framework="numpy"):
-            pass
-        with file.open("rb") as stream:
-            length = int.from_bytes(stream.read(_LENGTH_BYTES), "little")
-            header: dict[str, dict[str, Any]] = json.loads(stream.read(length))
-    except FileNotFoundError as error:
-        raise MissingFileError(f"{file}: no such file") from error
-    except SafetensorError as error:
-        raise InvalidFileError(file, "header", str(error), "a safetensors header") from error
-    header.pop("__metadata__", None)
-    tensors: dict[str, StoredTensor] = {}
-    for name, entry in header.items():
-        if entry["dtype"] not in STORAGE:
+    return read_weight_file(file, report).tensors
+
+
+@dataclass(frozen=True)
+class WeightFile:
+    """What a safetensors file says about itself.
+
+    Attributes:
+        tensors: By name.
+        metadata: `__metadata__`.
+        header: The bytes before the data.
+        nbytes: Size of the file.
+    """
+
+    tensors: dict[str, StoredTensor]
+    metadata: Mapping[str, str]
+    header: bytes
+    nbytes: int
+
+
+def read_weight_file(file: Path, report: Report = raise_first) -> WeightFile:
+    """Read the header of a safetensors file; see `read_header`.
+
+    Raises:
+        MissingFileError: If the file is not there.
+        InvalidFileError: If there is no header to be had.
+    """
+    with locate(file.parent, file.name).open("rb") as stream:
+        nbytes = stream.seek(0, 2)
+        stream.seek(0)
+        prefix = stream.read(_LENGTH_BYTES)
+        length = int.from_bytes(prefix, "little")
+        longest = min(LARGEST_JSON, nbytes - _LENGTH_BYTES)
+        if len(prefix) < _LENGTH_BYTES or length > longest:
             raise InvalidFileError(
-                file, f"{name}.dtype", repr(entry["dtype"]), f"one of {list(STORAGE)}"
+                file, "header length", length, f"at most {max(longest, 0)} of {nbytes} bytes"
             )
-        spec = TensorSpec(name=name, dtype=entry["dtype"], shape=tuple(entry["shape"]))
-        offset = _LENGTH_BYTES + length + entry["data_offsets"][0]
-        tensors[name] = StoredTensor(spec=spec, file=file, offset=offset)
-    return tensors
+        text = stream.read(length)
+    try:
+        entries = parse_object(text)
+    except ValueError as error:
+        raise InvalidFileError(file, "header", f"no JSON ({error})", "a JSON object") from error
+    metadata = _metadata(file, entries.pop("__metadata__", {}), report)
+    start = _LENGTH_BYTES + length
+    tensors: dict[str, StoredTensor] = {}
+    for name, entry in entries.items():
+        try:
+            spec, begin = _check_entry(file, name, entry)
+        except InvalidFileError as problem:
+            report(problem)
+        else:
+            tensors[name] = StoredTensor(spec=spec, file=file, offset=start + begin)
+    if len(tensors) == len(entries):
+        _check_spans(file, tensors, start, nbytes, report)
+    return WeightFile(tensors=tensors, metadata=metadata, header=prefix + text, nbytes=nbytes)
+
+
+def _metadata(file: Path, found: object, report: Report) -> dict[str, str]:
+    # mlx writes null where it has nothing to say.
+    if found is None:
+        return {}
+    if isinstance(found, dict):
+        pairs = cast(dict[str, Any], found)
+        if all(isinstance(value, str) for value in pairs.values()):
+            return pairs
+    report(
+        InvalidFileError(
+            file, "__metadata__", describe(cast(object, found)), "an object of strings"
+        )
+    )
+    return {}
+
+
+def _check_entry(file: Path, name: str, found: Any) -> tuple[TensorSpec, int]:
+    """The tensor that a header entry describes, and where it begins in the data."""
+
+    def refuse(key: str, value: object, expected: str) -> InvalidFileError:
+        return InvalidFileError(file, f"{name}{key}", value, expected)
+
+    if not isinstance(found, dict):
+        raise refuse("", describe(found), f"an object with {sorted(_ENTRY_KEYS)}")
+    entry = cast(dict[str, Any], found)
+    if entry.keys() != _ENTRY_KEYS:
+        raise refuse("", f"keys {describe_keys(entry)}", f"exactly {sorted(_ENTRY_KEYS)}")
+    dtype, shape, span = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if not isinstance(dtype, str) or dtype not in STORAGE:
+        raise refuse(".dtype", describe(dtype), f"one of {list(STORAGE)}")
+    if not _are_sizes(shape) or len(shape) > _MOST_DIMENSIONS:
+        raise refuse(".shape", describe(shape), f"at most {_MOST_DIMENSIONS} sizes of 0 or more")
+    # Zeros count as ones here: numpy multiplies the other sizes all the same.
+    if math.prod(max(size, 1) for size in shape) * STORAGE[dtype].itemsize > _MOST_BYTES:
+        raise refuse(".shape", describe(shape), f"at most {_MOST_BYTES} bytes")
+    if not _are_sizes(span) or len(span) != 2 or span[1] < span[0]:
+        raise refuse(".data_offsets", describe(span), "a begin, and an end not before it")
+    spec = TensorSpec(name=name, dtype=dtype, shape=tuple(shape))
+    if spec.nbytes != span[1] - span[0]:
+        raise refuse(
+            ".data_offsets",
+            f"{span[1] - span[0]} bytes",
+            f"{spec.nbytes} bytes for {dtype} {list(spec.shape)}",
+        )
+    return spec, span[0]
+
+
+def describe_keys(entry: Mapping[str, Any]) -> str:
+    """The first few keys of an object, for a message."""
+    keys = sorted(entry)
+    return f"{keys[:4]}" if len(keys) <= 4 else f"{keys[:4]} and {len(keys) - 4} more"
+
+
+def _are_sizes(found: Any) -> bool:
+    return isinstance(found, list) and all(
+        type(size) is int and 0 <= size < _MOST_BYTES for size in cast(list[Any], found)
+    )
+
+
+def _check_spans(
+    file: Path, tensors: Mapping[str, StoredTensor], start: int, nbytes: int, report: Report
+) -> None:
+    """Tensors cover the data from its first byte to the file's last, without hole or overlap."""
+    position = start
+    ordered = sorted(tensors.values(), key=lambda tensor: (tensor.offset, tensor.spec.nbytes))
+    for tensor in ordered:
+        if tensor.offset != position:
+            what = "a hole before it" if tensor.offset > position else "an overlap"
+            report(
+                InvalidFileError(
+                    file,
+                    f"{tensor.spec.name}.data_offsets",
+                    f"{what}, begin {tensor.offset - start}",
+                    f"begin {position - start}",
+                )
+            )
+        position = tensor.offset + tensor.spec.nbytes
+    if position != nbytes:
+        report(InvalidFileError(file, "size", nbytes, f"{position} bytes, as the header says"))
 
 
 def lay_out(specs: Iterable[TensorSpec], metadata: Mapping[str, str]) -> FileLayout:

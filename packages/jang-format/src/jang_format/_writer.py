@@ -1,4 +1,4 @@
-"""Writing a directory in MLX layout: streamed, and published whole or not at all.
+"""Writing a directory in either layout: streamed, and published whole or not at all.
 
 All tensors are announced first, so that shards, headers and the size on disk are known before the
 first byte; then each is written to its place. Everything goes to a hidden directory beside the
@@ -17,13 +17,13 @@ from typing import Any, BinaryIO, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from jang_format._digests import DIGESTS_FILE, Digests, digest_of, digest_of_array
 from jang_format._dtypes import STORAGE
 from jang_format._errors import InvalidTensorError, OutputError
-from jang_format._manifest import INDEX_FILE
+from jang_format._layouts import MLX_LAYOUT, Layout
 from jang_format._safetensors import FileLayout, TensorSpec, lay_out
 
 DEFAULT_SHARD_BYTES: Final = 5_000_000_000
-_SHARD_METADATA: Final = {"format": "mlx"}
 PARTIAL_SUFFIX: Final = ".partial"
 
 
@@ -47,7 +47,7 @@ def split_into_shards(
             filled = 0
         shards[-1].extend(module)
         filled += nbytes
-    return shards
+    return [shard for shard in shards if shard]
 
 
 class DirectoryWriter:
@@ -57,20 +57,24 @@ class DirectoryWriter:
         weight_bytes: Size of all weight files together, headers included.
     """
 
-    def __init__(self, work: Path, specs: Sequence[TensorSpec], shard_bytes: int) -> None:
+    def __init__(
+        self, work: Path, specs: Sequence[TensorSpec], layout: Layout, shard_bytes: int
+    ) -> None:
         shards = split_into_shards(specs, shard_bytes)
         self._work = work
+        self._layout = layout
         self._specs = {spec.name: spec for spec in specs}
         if len(self._specs) != len(specs):
             raise InvalidTensorError("tensors: found a name twice, expected each once")
         self._shard_of: dict[str, str] = {}
         self._layouts: dict[str, FileLayout] = {}
         for number, shard in enumerate(shards, 1):
-            name = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-            self._layouts[name] = lay_out(shard, _SHARD_METADATA)
+            name = layout.shard.format(number=number, count=len(shards))
+            self._layouts[name] = lay_out(shard, layout.metadata)
             self._shard_of.update((spec.name, name) for spec in shard)
         self._waiting = {name: len(layout.offsets) for name, layout in self._layouts.items()}
-        self._written: set[str] = set()
+        self._tensor_digests: dict[str, str] = {}
+        self._file_digests: dict[str, str] = {}
         self._open: dict[str, BinaryIO] = {}
         self.weight_bytes = sum(layout.nbytes for layout in self._layouts.values())
 
@@ -81,7 +85,7 @@ class DirectoryWriter:
             InvalidTensorError: If it was not announced so, or came before.
         """
         spec = self._specs.get(name)
-        if spec is None or name in self._written:
+        if spec is None or name in self._tensor_digests:
             raise InvalidTensorError(f"{name}: expected each announced tensor once")
         if data.shape != spec.shape or data.dtype != STORAGE[spec.dtype]:
             raise InvalidTensorError(
@@ -94,8 +98,9 @@ class DirectoryWriter:
             stream = self._open[shard] = (self._work / shard).open("wb")
             stream.write(layout.header)
         stream.seek(layout.offsets[name])
-        stream.write(np.ascontiguousarray(data).reshape(-1).view(np.uint8).data)
-        self._written.add(name)
+        flat = np.ascontiguousarray(data).reshape(-1).view(np.uint8)
+        stream.write(flat.data)
+        self._tensor_digests[name] = digest_of_array(flat)
         self._waiting[shard] -= 1
         if not self._waiting[shard]:
             _sync_and_close(self._open.pop(shard))
@@ -108,6 +113,7 @@ class DirectoryWriter:
             stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())
+        self._file_digests[name] = digest_of(content)
 
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
         """Write a JSON file beside the weights."""
@@ -115,21 +121,24 @@ class DirectoryWriter:
         self.write_file(name, text.encode() + b"\n")
 
     def finish(self) -> None:
-        """Write the index, after the last tensor.
+        """Write the index and the digests, after the last tensor.
 
         Raises:
             InvalidTensorError: If an announced tensor did not come.
         """
-        missing = sorted(self._specs.keys() - self._written)
+        missing = sorted(self._specs.keys() - self._tensor_digests.keys())
         if missing:
             raise InvalidTensorError(f"{missing[0]}: announced but not written")
         self.write_json(
-            INDEX_FILE,
+            self._layout.index,
             {
                 "metadata": {"total_size": sum(spec.nbytes for spec in self._specs.values())},
                 "weight_map": dict(sorted(self._shard_of.items())),
             },
         )
+        headers = {name: digest_of(layout.header) for name, layout in self._layouts.items()}
+        digests = Digests(self._tensor_digests, headers, dict(self._file_digests))
+        self.write_json(DIGESTS_FILE, digests.as_json())
 
     def close(self) -> None:
         """Close what is still open."""
@@ -140,13 +149,18 @@ class DirectoryWriter:
 
 @contextmanager
 def open_writer(
-    out: Path, specs: Sequence[TensorSpec], *, shard_bytes: int = DEFAULT_SHARD_BYTES
+    out: Path,
+    specs: Sequence[TensorSpec],
+    *,
+    layout: Layout = MLX_LAYOUT,
+    shard_bytes: int = DEFAULT_SHARD_BYTES,
 ) -> Generator[DirectoryWriter]:
     """Write a directory that appears under its name when the block ends, or not at all.
 
     Args:
         out: The directory to make; it may exist only if it is empty.
         specs: All tensors of the model.
+        layout: Names of the files.
         shard_bytes: The most bytes of tensor data in one weight file.
 
     Raises:
@@ -162,7 +176,7 @@ def open_writer(
     except OSError as error:
         raise OutputError(f"{out}: cannot be made ({error.strerror})") from error
     try:
-        writer = DirectoryWriter(work, specs, shard_bytes)
+        writer = DirectoryWriter(work, specs, layout, shard_bytes)
         try:
             yield writer
             writer.finish()

@@ -19,6 +19,7 @@ from jang_format import (
     encode_floats,
     fits_f16,
     manifest,
+    mlx_arrays,
     open_writer,
     quantization_config,
     refuse_existing,
@@ -196,9 +197,8 @@ def _write_module(
     # A fitted bias may lie a little outside the range of the values.
     _check_range(values * np.float32(1.25), float_dtype)
     quantized = rtn.quantize(values, module.bits, module.group_size, float_dtype)
-    writer.write_tensor(f"{module.path}.weight", quantized.weight)
-    writer.write_tensor(f"{module.path}.scales", quantized.scales)
-    writer.write_tensor(f"{module.path}.biases", quantized.biases)
+    for part, data in mlx_arrays(quantized).items():
+        writer.write_tensor(f"{module.path}.{part}", data)
     return quantized.nbytes
 
 

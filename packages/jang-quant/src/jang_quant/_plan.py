@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from jang_format import GROUP_SIZES, TensorSpec, quantized_bytes
+from jang_format import GROUP_SIZES, TensorSpec, mlx_specs, quantized_bytes
 from jang_quant._errors import PlanError
 from jang_quant._profiles import Profile
 from jang_quant._roles import role_of
@@ -91,14 +91,7 @@ class Plan:
 def _module_specs(module: PlannedModule, float_dtype: str) -> list[TensorSpec]:
     if module.bits is None or module.group_size is None:
         return [TensorSpec(f"{module.path}.weight", float_dtype, module.shape)]
-    *leading, columns = module.shape
-    words = (*leading, columns // 32 * module.bits)
-    groups = (*leading, columns // module.group_size)
-    return [
-        TensorSpec(f"{module.path}.weight", "U32", words),
-        TensorSpec(f"{module.path}.scales", float_dtype, groups),
-        TensorSpec(f"{module.path}.biases", float_dtype, groups),
-    ]
+    return mlx_specs(module.path, module.shape, module.bits, module.group_size, float_dtype)
 
 
 def make_plan(

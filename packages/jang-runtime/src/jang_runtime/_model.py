@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import mlx.core as mx
 import mlx.nn as nn
 
-from jang_format import JangFormatError, read_directory, summarize
+from jang_format import MLX_LAYOUT, JangFormatError, read_directory, summarize
 from jang_runtime._errors import ModelError
 
 if TYPE_CHECKING:
@@ -64,6 +64,11 @@ def load(path: Path, name: str | None = None) -> LoadedModel:
 
     try:
         directory = read_directory(path)
+        if directory.layout is not MLX_LAYOUT:
+            raise ModelError(
+                f"{path}: found block layout, expected MLX layout; "
+                f"jang-format convert {path} OUT --layout mlx makes it"
+            )
         summary = summarize(directory)
         model, config = utils.load_model(path, lazy=True)
         tokenizer = utils.load_tokenizer(path, eos_token_ids=config.get("eos_token_id"))
