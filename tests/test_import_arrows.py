@@ -4,6 +4,7 @@ import ast
 import re
 import sys
 import tomllib
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -63,9 +64,10 @@ def test_a_package_declares_all_that_it_imports_and_imports_all_that_it_declares
     package: str,
 ) -> None:
     project = tomllib.loads((sources()[package].parents[1] / "pyproject.toml").read_text())
+    extras = project["project"].get("optional-dependencies", {}).values()
     declared = {
         re.match(r"[\w-]+", requirement)[0]  # type: ignore[index]
-        for requirement in project["project"]["dependencies"]
+        for requirement in chain(project["project"]["dependencies"], *extras)
     }
     imported = {
         DISTRIBUTIONS.get(name, name.replace("_", "-"))

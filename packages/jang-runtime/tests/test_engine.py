@@ -262,11 +262,11 @@ def test_many_threads_may_submit_and_each_gets_its_own_answer(engine: Engine) ->
 def test_a_directory_that_is_no_model_is_refused_in_one_line(
     tmp_path: Path, tiny_source: Path
 ) -> None:
-    with pytest.raises(ModelError, match="no such directory"):
+    with pytest.raises(ModelError, match="directory: found nothing, expected a directory"):
         Engine(tmp_path / "nothing")
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "config.json").write_text('{"model_type": "llama"}')
-    with pytest.raises(ModelError, match=r"no model\*\.safetensors"):
+    with pytest.raises(ModelError, match=r"weight files: found none, expected model\*\.safetensors"):
         Engine(tmp_path / "broken")
     (tmp_path / "broken" / "model.safetensors").write_bytes(
         (tiny_source / "model.safetensors").read_bytes()

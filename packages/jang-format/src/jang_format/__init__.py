@@ -7,6 +7,7 @@ from jang_format._block_layout import (
     block_offsets,
     block_specs,
 )
+from jang_format._convert import LayoutConversion, convert_layout
 from jang_format._digests import DIGESTS_FILE, directory_digest
 from jang_format._dtypes import STORAGE, decode_floats, encode_floats, fits_f16
 from jang_format._errors import (
@@ -38,10 +39,10 @@ from jang_format._quantized import (
 )
 from jang_format._reader import ModelDirectory, read_directory
 from jang_format._safetensors import StoredTensor, TensorSpec, read_header
-from jang_format._summary import Summary, SummaryRow, summarize
+from jang_format._summary import Summary, SummaryModule, SummaryRow, summarize
+from jang_format._validate import Problem, Validation, validate
+from jang_format._version import __version__
 from jang_format._writer import PARTIAL_SUFFIX, DirectoryWriter, open_writer, refuse_existing
-
-__version__ = "0.1.0"
 
 __all__ = [
     "BIT_WIDTHS",
@@ -60,24 +61,29 @@ __all__ = [
     "InvalidTensorError",
     "JangFormatError",
     "Layout",
+    "LayoutConversion",
     "LayoutName",
     "MissingFileError",
     "ModelDirectory",
     "OutputError",
+    "Problem",
     "Provenance",
     "QuantizedModule",
     "QuantizedTensor",
     "StoredTensor",
     "Summary",
+    "SummaryModule",
     "SummaryRow",
     "TensorSpec",
     "UnsupportedVersionError",
+    "Validation",
     "__version__",
     "assemble",
     "assemble_blocks",
     "block_arrays",
     "block_offsets",
     "block_specs",
+    "convert_layout",
     "decode_floats",
     "dequantize",
     "directory_digest",
@@ -96,4 +102,5 @@ __all__ = [
     "refuse_existing",
     "summarize",
     "unpack_codes",
+    "validate",
 ]

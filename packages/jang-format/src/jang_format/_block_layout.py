@@ -18,7 +18,6 @@ from jang_format._quantized import (
     GROUP_SIZES,
     QuantizedTensor,
     check_group_size,
-    group_offsets,
     pack_groups,
     uniform_bit_map,
 )
@@ -28,7 +27,6 @@ from jang_format._sizes import guess_shape
 BLOCK_SIZE: Final = 64
 PARTS: Final = ("qweight", "scales", "zeros", "bit_map", "block_offsets", "shape")
 READABLE_PARTS: Final = (*PARTS, "biases", "bits")
-_OFFSET_MASK: Final = 2**32 - 1
 _MOST_DIMENSIONS: Final = 8
 
 
@@ -116,7 +114,10 @@ def block_offsets(widths: NDArray[np.uint8], block_size: int = BLOCK_SIZE) -> ND
 
     A tensor may be larger than 4 GiB: the widths tell how often the offsets have wrapped.
     """
-    return (group_offsets(widths, block_size) & _OFFSET_MASK).astype("<u4")
+    starts = np.zeros(widths.size, dtype="<u4")
+    np.cumsum(widths[:-1], dtype=np.uint32, out=starts[1:])
+    starts *= np.uint32(block_size // 8)
+    return starts
 
 
 def read_module(

@@ -5,6 +5,7 @@ first byte; then each is written to its place. Everything goes to a hidden direc
 target, which is renamed into place at the end.
 """
 
+import hashlib
 import json
 import os
 import shutil
@@ -25,6 +26,7 @@ from jang_format._safetensors import FileLayout, TensorSpec, lay_out
 
 DEFAULT_SHARD_BYTES: Final = 5_000_000_000
 PARTIAL_SUFFIX: Final = ".partial"
+_CHUNK_BYTES: Final = 1 << 20
 
 
 def split_into_shards(
@@ -107,13 +109,22 @@ class DirectoryWriter:
 
     def write_file(self, name: str, content: bytes) -> None:
         """Write a file beside the weights."""
-        if Path(name).name != name:
-            raise OutputError(f"{name!r}: expected a file name without a directory")
-        with (self._work / name).open("wb") as stream:
+        with (self._work / _plain_name(name)).open("wb") as stream:
             stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())
         self._file_digests[name] = digest_of(content)
+
+    def copy_file(self, name: str, source: Path) -> None:
+        """Copy a file beside the weights, however large."""
+        sha256 = hashlib.sha256()
+        with source.open("rb") as reader, (self._work / _plain_name(name)).open("wb") as stream:
+            while chunk := reader.read(_CHUNK_BYTES):
+                stream.write(chunk)
+                sha256.update(chunk)
+            stream.flush()
+            os.fsync(stream.fileno())
+        self._file_digests[name] = sha256.hexdigest()
 
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
         """Write a JSON file beside the weights."""
@@ -196,6 +207,17 @@ def refuse_existing(out: Path) -> None:
         raise OutputError(
             f"{out}: exists already, expected a new directory; remove it or name another"
         )
+
+
+def _plain_name(name: str) -> str:
+    """The name, if it is one without directories.
+
+    Raises:
+        OutputError: If it is not.
+    """
+    if Path(name).name != name:
+        raise OutputError(f"{name!r}: expected a file name without a directory")
+    return name
 
 
 def _publish(work: Path, out: Path) -> None:

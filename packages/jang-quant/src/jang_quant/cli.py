@@ -1,8 +1,6 @@
 """The command `jang-quant`."""
 
 import json
-from collections.abc import Generator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,6 +8,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from jang_format.terminal import user_errors
 from jang_quant._convert import plan_source, refuse_output
 from jang_quant._errors import JangQuantError
 from jang_quant._plan import Plan
@@ -39,19 +38,6 @@ GroupSizeOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
 
-@contextmanager
-def user_errors() -> Generator[None]:
-    """Turn this package's errors into one line on stderr and exit status 2."""
-    try:
-        yield
-    except JangQuantError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(2) from error
-    except KeyboardInterrupt as error:
-        typer.echo("stopped; nothing was written", err=True)
-        raise typer.Exit(130) from error
-
-
 @app.command(epilog="Example: jang-quant plan smollm2 --profile JANG_4M")
 def plan(
     source: SourceArgument,
@@ -60,7 +46,7 @@ def plan(
     as_json: JsonOption = False,
 ) -> None:
     """Say what a conversion would give: bits, group size and bytes of every module."""
-    with user_errors():
+    with user_errors(JangQuantError):
         opened, made = _open_and_plan(source, profile, group_size)
         if as_json:
             _print_json(plan_document(opened, made))
@@ -77,7 +63,7 @@ def convert(
     as_json: JsonOption = False,
 ) -> None:
     """Convert a model and write it so that every MLX program loads it."""
-    with user_errors():
+    with user_errors(JangQuantError):
         opened, made = _open_and_plan(source, profile, group_size)
         refuse_output(opened, out)
         _print_plan(opened, made, Console(stderr=True))

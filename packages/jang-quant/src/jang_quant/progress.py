@@ -2,16 +2,7 @@
 
 from pathlib import Path
 
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    Progress,
-    TextColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
-
+from jang_format.terminal import byte_progress
 from jang_quant import _convert
 from jang_quant._convert import Conversion
 from jang_quant._plan import Plan
@@ -26,18 +17,9 @@ def convert_with_progress(source: Source, out: Path, plan: Plan) -> Conversion:
     Raises:
         JangQuantError: As `jang_quant.convert` does.
     """
-    columns = (
-        TextColumn("converting"),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("[dim]{task.fields[path]}"),
-    )
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task("converting", total=plan.tensor_bytes, path="")
+    with byte_progress("converting") as show:
 
-        def show(progress: _convert.Progress) -> None:
-            bar.update(task, completed=progress.done, path=progress.path)
+        def on_progress(progress: _convert.Progress) -> None:
+            show(progress.done, progress.total, progress.path)
 
-        return _convert.convert(source, out, plan, show)
+        return _convert.convert(source, out, plan, on_progress)

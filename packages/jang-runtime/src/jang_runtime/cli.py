@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from jang_format.terminal import user_errors
 from jang_runtime._engine import Engine
 from jang_runtime._errors import InvalidRequestError, JangRuntimeError, ListenError
 from jang_runtime._requests import GenerationRequest, Sampling, Stopping
@@ -37,18 +38,6 @@ TopPOption = Annotated[
 SeedOption = Annotated[
     int | None, typer.Option("--seed", min=0, help="The same seed gives the same text.")
 ]
-
-
-@contextmanager
-def user_errors() -> Generator[None]:
-    """Turn this package's errors into one line on stderr and exit status 2."""
-    try:
-        yield
-    except JangRuntimeError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(2) from error
-    except KeyboardInterrupt as error:
-        raise typer.Exit(130) from error
 
 
 @contextmanager
@@ -82,7 +71,7 @@ def generate(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Answer one question."""
-    with user_errors(), open_engine(model) as engine:
+    with user_errors(JangRuntimeError), open_engine(model) as engine:
         request = GenerationRequest(
             prompt=prompt_for(engine, prompt),
             sampling=Sampling(temperature=temperature, top_p=top_p, seed=seed),
@@ -116,7 +105,7 @@ def chat_command(
     seed: SeedOption = None,
 ) -> None:
     """Talk with a model."""
-    with user_errors(), open_engine(model) as engine:
+    with user_errors(JangRuntimeError), open_engine(model) as engine:
         chat(
             engine,
             Sampling(temperature=temperature, top_p=top_p, seed=seed),
@@ -139,7 +128,7 @@ def serve(
 
     When the server answers, one line on stdout says so: `listening on HOST:PORT`.
     """
-    with user_errors():
+    with user_errors(JangRuntimeError):
         if not is_loopback(listen) and not insecure:
             raise ListenError(
                 f"--listen: found {listen!r}, expected a loopback address such as "

@@ -1,8 +1,6 @@
 """The command `jang`: `run`, and the commands of the four packages."""
 
 import sys
-from collections.abc import Generator
-from contextlib import contextmanager
 from typing import Annotated
 
 import typer
@@ -12,6 +10,7 @@ import jang_format.cli
 import jang_quant.cli
 import jang_runtime.cli
 from jang._prepare import prepare
+from jang_format.terminal import user_errors
 from jang_quant import DEFAULT_PROFILE, JangQuantError
 from jang_runtime import GenerationRequest, JangRuntimeError, Sampling, Stopping
 from jang_runtime.cli import open_engine
@@ -26,19 +25,6 @@ app.add_typer(jang_format.cli.app, name="format")
 app.add_typer(jang_quant.cli.app, name="quant")
 app.add_typer(jang_runtime.cli.app, name="runtime")
 app.add_typer(jang_eval.cli.app, name="eval")
-
-
-@contextmanager
-def user_errors() -> Generator[None]:
-    """Turn the packages' errors into one line on stderr and exit status 2."""
-    try:
-        yield
-    except (JangQuantError, JangRuntimeError) as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(2) from error
-    except KeyboardInterrupt as error:
-        typer.echo("stopped", err=True)
-        raise typer.Exit(130) from error
 
 
 @app.command(epilog='Example: jang run smollm2 "What is 2+2?"')
@@ -72,7 +58,7 @@ def run(
     """
     sampling = Sampling(temperature=temperature, seed=seed)
     stopping = Stopping(max_tokens=max_tokens)
-    with user_errors():
+    with user_errors(JangQuantError, JangRuntimeError):
         quiet_libraries()
         directory = prepare(model, profile)
         with open_engine(directory) as engine:
