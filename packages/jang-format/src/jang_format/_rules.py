@@ -48,6 +48,7 @@ def description_warnings(directory: ModelDirectory, modules: Modules) -> Iterato
             found = describe(dict(weight_file.metadata))
             wanted = str(directory.layout.metadata)
             yield InvalidFileError(directory.path / name, "__metadata__", found, wanted)
+    yield from _scattered_modules(directory)
     if directory.layout is BLOCK_LAYOUT:
         yield from _old_companions(directory)
     else:
@@ -140,3 +141,13 @@ def _old_companions(directory: ModelDirectory) -> Iterator[DirectoryError]:
             file = directory.tensors[f"{path}.qweight"].file
             found = f"no {', '.join(missing)}"
             yield InvalidFileError(file, path, found, "the companions that are written today")
+
+
+def _scattered_modules(directory: ModelDirectory) -> Iterator[DirectoryError]:
+    """Converters that go file by file want all tensors of a module in one."""
+    home: dict[str, str] = {}
+    for name in sorted(directory.quantized_names()):
+        file = directory.tensors[name].file
+        first = home.setdefault(name.rpartition(".")[0], file.name)
+        if first != file.name:
+            yield InvalidFileError(file, name, f"a tensor of a module in {first}", "all in one file")
