@@ -50,11 +50,11 @@ def read_json(file: Path) -> dict[str, Any]:
     """
     located = locate(file.parent, file.name)
     try:
+        nbytes = located.stat().st_size
+        if nbytes > LARGEST_JSON:
+            raise InvalidFileError(file, "size", nbytes, f"at most {LARGEST_JSON} bytes")
         with located.open("rb") as stream:
-            content = stream.read(LARGEST_JSON + 1)
-        if len(content) > LARGEST_JSON:
-            raise InvalidFileError(file, "size", "more bytes", f"at most {LARGEST_JSON}")
-        return parse_object(content)
+            return parse_object(stream.read(nbytes))
     except ValueError as error:
         raise InvalidFileError(file, "content", f"no JSON ({error})", "a JSON object") from error
     except OSError as error:

@@ -104,6 +104,7 @@ def _quantization_errors(directory: ModelDirectory, modules: Modules) -> Iterato
     """`quantization` has group size, bits and mode at the top and for modules, and nothing else."""
     file = directory.path / CONFIG_FILE
     quantization = section(directory.config, "quantization")
+    paths = set(directory.quantized_paths())
     for key, found in quantization.items():
         field = f"quantization.{key}"
         if key in _ENTRY_KEYS or (found is False and key not in modules):
@@ -111,7 +112,7 @@ def _quantization_errors(directory: ModelDirectory, modules: Modules) -> Iterato
         if not isinstance(found, dict):
             # Swift programs read every further key as a module.
             yield InvalidFileError(file, field, describe(found), "entries of modules only")
-        elif key not in directory.quantized_paths():
+        elif key not in paths:
             yield InvalidFileError(file, field, "an entry", "a quantized module of this path")
         elif cast(dict[str, Any], found).keys() - _ENTRY_KEYS:
             surplus = sorted(cast(dict[str, Any], found).keys() - _ENTRY_KEYS)

@@ -55,9 +55,9 @@ class StoredTensor:
         dtype = STORAGE[self.spec.dtype]
         if self.spec.nbytes == 0:
             return np.empty(self.spec.shape, dtype=dtype)
-        return np.memmap(
-            self.file, dtype=dtype, mode="r", offset=self.offset, shape=self.spec.shape
-        )
+        # A string: numpy resolves every path object anew.
+        file = str(self.file)
+        return np.memmap(file, dtype=dtype, mode="r", offset=self.offset, shape=self.spec.shape)
 
 
 @dataclass(frozen=True)
