@@ -12,7 +12,7 @@ from jang_format._errors import InvalidFileError, InvalidTensorError, describe
 from jang_format._packing import BIT_WIDTHS
 from jang_format._quantized import GROUP_SIZES, QuantizedTensor, bias_values, uniform_bit_map
 from jang_format._safetensors import StoredTensor, TensorSpec
-from jang_format._sizes import input_sizes
+from jang_format._sizes import input_sizes, module_inputs
 
 PARTS: Final = ("weight", "scales", "biases")
 
@@ -94,9 +94,9 @@ def _part(
 
 def _check_shapes(weight: StoredTensor, scales: StoredTensor, biases: StoredTensor) -> None:
     shape = weight.spec.shape
-    if weight.spec.dtype != "U32" or len(shape) < 2 or shape[-1] == 0:
+    if weight.spec.dtype != "U32" or len(shape) < 2 or 0 in shape:
         found = f"{weight.spec.dtype} {list(shape)}"
-        raise InvalidFileError(weight.file, weight.spec.name, found, "U32 [..., out, words]")
+        raise InvalidFileError(weight.file, weight.spec.name, found, "U32 [..., out, words], not empty")
     if scales.spec.dtype not in FLOATS:
         field = f"{scales.spec.name}.dtype"
         raise InvalidFileError(scales.file, field, scales.spec.dtype, f"one of {FLOATS}")
@@ -139,7 +139,7 @@ def _bits_and_group_size(
             raise InvalidFileError(file, field, found, f"what fits {shapes}")
         return stated
     default = _stated(file, "quantization", top)
-    settled = _most_likely(fitting, groups, input_sizes(config), default)
+    settled = _most_likely(fitting, groups, config, path, default)
     if settled is None:
         found = f"no entry, and {default[0]} bits in groups of {default[1]} for all"
         raise InvalidFileError(file, field, found, f"an entry that fits {shapes}")
@@ -147,14 +147,30 @@ def _bits_and_group_size(
 
 
 def _most_likely(
-    fitting: list[tuple[int, int]], groups: int, sizes: set[int], default: tuple[int, int]
+    fitting: list[tuple[int, int]],
+    groups: int,
+    config: Mapping[str, Any],
+    path: str,
+    default: tuple[int, int],
 ) -> tuple[int, int] | None:
     """What a module without an entry of its own has; None where that stays open.
 
-    Old directories state one width for modules of several. The sizes of the model decide first,
-    for the stated pair may fit by chance; then the stated pair, then its group size.
+    Old directories state one width for modules of several. Converters take the stated group size,
+    or the largest below it that divides the inputs. Of the pairs that this leaves, the sizes of the
+    model decide first, those of the module before those of any, for the stated pair may fit by
+    chance; then the stated pair, then its group size.
     """
-    likely = [pair for pair in fitting if pair[1] * groups in sizes] or fitting
+    likely = [
+        (bits, size)
+        for bits, size in fitting
+        if size == default[1] or (size < default[1] and groups % 2)
+    ] or fitting
+    for inputs in module_inputs(path, config):
+        for pair in likely:
+            if pair[1] * groups == inputs:
+                return pair
+    sizes = input_sizes(config)
+    likely = [pair for pair in likely if pair[1] * groups in sizes] or likely
     if default in likely:
         return default
     likely = [pair for pair in likely if pair[1] == default[1]] or likely
