@@ -4,9 +4,11 @@
 `jang_quant.progress` has the same with a progress bar.
 """
 
+# Before anything imports MLX, which a fast BLAS has to precede.
+import jang_runtime.blas  # noqa: F401 # pyright: ignore[reportUnusedImport]
 from jang_quant._convert import Conversion, Progress, convert, plan_source
 from jang_quant._errors import ConversionError, JangQuantError, PlanError, SourceError
-from jang_quant._plan import Plan, PlannedModule, make_plan
+from jang_quant._plan import Plan, PlannedModule, PlannedParameter, make_plan
 from jang_quant._profiles import DEFAULT_PROFILE, Profile, find_profile, profiles
 from jang_quant._sources.resolve import open_source
 from jang_quant._sources.source import Source, SourceTensor

@@ -1,8 +1,11 @@
 """Run JANG models with MLX and serve them over gRPC.
 
-`jang_runtime.architecture` and `jang_runtime.terminal` are public modules of their own.
+`jang_runtime.architecture`, `jang_runtime.blas` and `jang_runtime.terminal` are public modules of
+their own.
 """
 
+# Before anything imports MLX.
+import jang_runtime.blas  # noqa: F401 # pyright: ignore[reportUnusedImport]
 from jang_runtime._client import Client
 from jang_runtime._engine import Engine, Ticket
 from jang_runtime._errors import (
