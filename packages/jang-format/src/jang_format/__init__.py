@@ -8,6 +8,7 @@ from jang_format._block_layout import (
     block_specs,
 )
 from jang_format._convert import LayoutConversion, convert_layout
+from jang_format._diff import Difference, diff
 from jang_format._digests import DIGESTS_FILE, directory_digest
 from jang_format._dtypes import STORAGE, decode_floats, encode_floats, fits_f16
 from jang_format._errors import (
@@ -30,6 +31,7 @@ from jang_format._manifest import (
 )
 from jang_format._mlx_layout import mlx_arrays, mlx_specs
 from jang_format._packing import BIT_WIDTHS, pack_codes, unpack_codes
+from jang_format._plot import draw
 from jang_format._quantized import (
     GROUP_SIZES,
     QuantizedTensor,
@@ -49,27 +51,28 @@ __all__ = [
     "BLOCK_LAYOUT",
     "BLOCK_SIZE",
     "DIGESTS_FILE",
-    "GROUP_SIZES",
-    "LAYOUTS",
-    "MANIFEST_FILE",
-    "MLX_LAYOUT",
-    "PARTIAL_SUFFIX",
-    "STORAGE",
+    "Difference",
     "DirectoryError",
     "DirectoryWriter",
+    "GROUP_SIZES",
     "InvalidFileError",
     "InvalidTensorError",
     "JangFormatError",
+    "LAYOUTS",
     "Layout",
     "LayoutConversion",
     "LayoutName",
+    "MANIFEST_FILE",
+    "MLX_LAYOUT",
     "MissingFileError",
     "ModelDirectory",
     "OutputError",
+    "PARTIAL_SUFFIX",
     "Problem",
     "Provenance",
     "QuantizedModule",
     "QuantizedTensor",
+    "STORAGE",
     "StoredTensor",
     "Summary",
     "SummaryModule",
@@ -86,7 +89,9 @@ __all__ = [
     "convert_layout",
     "decode_floats",
     "dequantize",
+    "diff",
     "directory_digest",
+    "draw",
     "encode_floats",
     "fits_f16",
     "manifest",

@@ -7,16 +7,23 @@ from typing import Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     DownloadColumn,
+    MofNCompleteColumn,
     Progress,
+    ProgressColumn,
     TextColumn,
     TimeRemainingColumn,
     TransferSpeedColumn,
 )
 
-__all__ = ["byte_progress", "print_json", "user_errors"]
+from jang_format._errors import printable
+
+__all__ = ["byte_progress", "count_progress", "plain_console", "print_json", "user_errors"]
+
+Show = Callable[[int, int, str], None]
 
 
 @contextmanager
@@ -33,13 +40,25 @@ def user_errors(*kinds: type[Exception]) -> Generator[None]:
 
 
 @contextmanager
-def byte_progress(title: str) -> Generator[Callable[[int, int, str], None]]:
+def byte_progress(title: str) -> Generator[Show]:
     """A bar on stderr with bytes, speed and time left; give it done, total and a label."""
+    with _progress(title, DownloadColumn(), TransferSpeedColumn()) as show:
+        yield show
+
+
+@contextmanager
+def count_progress(title: str) -> Generator[Show]:
+    """A bar on stderr with how many of how many, and time left."""
+    with _progress(title, MofNCompleteColumn()) as show:
+        yield show
+
+
+@contextmanager
+def _progress(title: str, *amounts: ProgressColumn) -> Generator[Show]:
     columns = (
         TextColumn(title),
         BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
+        *amounts,
         TimeRemainingColumn(),
         TextColumn("[dim]{task.fields[label]}"),
     )
@@ -47,9 +66,14 @@ def byte_progress(title: str) -> Generator[Callable[[int, int, str], None]]:
         task = bar.add_task(title, total=None, label="")
 
         def show(done: int, total: int, label: str) -> None:
-            bar.update(task, completed=done, total=total, label=label)
+            bar.update(task, completed=done, total=total, label=escape(printable(label)))
 
         yield show
+
+
+def plain_console(*, stderr: bool = False) -> Console:
+    """A console that takes brackets in names for what they are, not for markup."""
+    return Console(stderr=stderr, markup=False, highlight=False)
 
 
 def print_json(content: Mapping[str, Any]) -> None:
