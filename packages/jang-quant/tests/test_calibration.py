@@ -1,0 +1,126 @@
+"""What calibration says of a model, held against the model itself."""
+
+from pathlib import Path
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+import pytest
+from mlx.utils import tree_flatten
+
+from jang_quant import open_source
+from jang_quant._calibration.collect import collect
+from jang_quant._calibration.statistics import Calibration, CalibrationText
+from jang_quant._calibration.texts import file_text, own_text
+from jang_quant._errors import SourceError
+from jang_quant._sensitivity import damage
+from jang_runtime.architecture import build_model, quantizable_modules
+
+MODULES = [
+    "model.embed_tokens",
+    "model.layers.0.self_attn.q_proj",
+    "model.layers.0.self_attn.o_proj",
+    "model.layers.1.mlp.gate_proj",
+    "model.layers.1.mlp.down_proj",
+]
+
+
+@pytest.fixture(scope="module")
+def model(tiny_source: Path) -> nn.Module:
+    source = open_source(str(tiny_source))
+    model = build_model(source.config)
+    model.load_weights([(path, mx.array(t.read())) for path, t in source.tensors.items()])
+    return model
+
+
+@pytest.fixture(scope="module")
+def text() -> CalibrationText:
+    tokens = np.random.default_rng(0).integers(0, 200, (24, 48), dtype=np.int32)
+    return CalibrationText(tokens, "test", 0)
+
+
+@pytest.fixture(scope="module")
+def calibration(model: nn.Module, text: CalibrationText) -> Calibration:
+    return collect(model, quantizable_modules(model), text, backward=24)
+
+
+def log_probabilities(model: nn.Module, text: CalibrationText) -> np.ndarray:
+    return np.array(nn.log_softmax(model(mx.array(text.tokens))).astype(mx.float32)).astype(float)
+
+
+def test_the_model_is_as_it_was_after_calibration(
+    model: nn.Module, calibration: Calibration, tiny_source: Path
+) -> None:
+    fresh = build_model(open_source(str(tiny_source)).config)
+    names = [path for path, _ in tree_flatten(model.parameters())]
+    assert names == [path for path, _ in tree_flatten(fresh.parameters())]
+    assert calibration.modules.keys() == quantizable_modules(fresh).keys()
+
+
+def test_second_moments_are_those_of_the_inputs(
+    model: nn.Module, text: CalibrationText, calibration: Calibration
+) -> None:
+    hidden = np.array(model.model.embed_tokens(mx.array(text.tokens)))
+    layer = model.model.layers[0]
+    x = np.array(layer.input_layernorm(mx.array(hidden))).reshape(-1, hidden.shape[-1])
+    expected = x.T.astype(float) @ x / len(x)
+    for name in ("q_proj", "k_proj", "v_proj"):
+        found = calibration.modules[f"model.layers.0.self_attn.{name}"].hessian
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+    lookups = calibration.modules["model.embed_tokens"].lookups
+    assert lookups is not None
+    counts = np.bincount(text.tokens.reshape(-1), minlength=len(lookups.frequencies))
+    np.testing.assert_allclose(lookups.frequencies, counts / counts.sum(), rtol=1e-6)
+
+
+@pytest.mark.parametrize("path", [*MODULES, "lm_head"])
+def test_the_estimate_predicts_what_a_small_error_does(
+    path: str, model: nn.Module, text: CalibrationText, calibration: Calibration
+) -> None:
+    module = dict(model.named_modules())[path]
+    before = log_probabilities(model, text)
+    kept = module.weight
+    values = np.array(kept)
+    noise = np.random.default_rng(1).normal(0, 0.03 * values.std(), values.shape)
+    off = noise.astype(np.float32)
+    try:
+        module.weight = mx.array(values + off)
+        after = log_probabilities(model, text)
+    finally:
+        module.weight = kept
+    measured = (np.exp(before) * (before - after)).sum(axis=-1).mean()
+    estimated = damage(off, calibration.modules[path])
+    assert 0.6 < estimated / measured < 1.7
+
+
+def test_the_models_own_text_depends_on_the_seed_alone(model: nn.Module) -> None:
+    once = own_text(model, 200, sequences=5, length=12, seed=3)
+    again = own_text(model, 200, sequences=5, length=12, seed=3)
+    other = own_text(model, 200, sequences=5, length=12, seed=4)
+    assert once.tokens.shape == (5, 12)
+    np.testing.assert_array_equal(once.tokens, again.tokens)
+    assert (once.tokens != other.tokens).any()
+    assert len({tuple(row) for row in once.tokens.tolist()}) == 5
+
+
+def test_a_files_text_is_cut_into_sequences_that_do_not_overlap(tmp_path: Path) -> None:
+    file = tmp_path / "text.txt"
+    file.write_text("".join(chr(97 + n % 26) for n in range(100)))
+    made = file_text(file, lambda text: list(range(len(text))), sequences=3, length=16, seed=1)
+    assert made.tokens.shape == (3, 16)
+    assert len(set(made.tokens.reshape(-1).tolist())) == 48
+    assert (made.tokens[:, 0] % 16 == 0).all()
+    lines = tmp_path / "text.jsonl"
+    lines.write_text('{"text": "ab"}\n{"text": "cd"}\n')
+    made = file_text(lines, lambda text: [ord(c) for c in text], sequences=9, length=5)
+    assert made.tokens.tolist() == [[97, 98, 10, 99, 100]]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"ab", "found 2 tokens, expected 16 or more"), (b"\xff\xfe", "cannot be read as UTF-8")],
+)
+def test_a_file_that_is_no_text_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "text.txt").write_bytes(content)
+    with pytest.raises(SourceError, match=message):
+        file_text(tmp_path / "text.txt", lambda text: [1] * len(text), length=16)
