@@ -135,12 +135,11 @@ def read_module(
     parts = {
         part: tensors[f"{path}.{part}"] for part in READABLE_PARTS if f"{path}.{part}" in tensors
     }
-    scales = parts.get("scales")
+    qweight, scales = parts.get("qweight"), parts.get("scales")
     zeros_or_biases = parts.get("biases") or parts.get("zeros")
-    if scales is None or zeros_or_biases is None:
-        missing = "scales" if scales is None else "zeros"
+    if qweight is None or scales is None or zeros_or_biases is None:
+        missing = "qweight" if qweight is None else "scales" if scales is None else "zeros"
         raise InvalidFileError(directory, f"{path}.{missing}", "nothing", "a tensor")
-    qweight = parts["qweight"]
     blocks = _size(scales)
     _check_parts(parts, blocks)
     shape, block_size = _shape(directory, config, manifest_block_size, parts, path, blocks)

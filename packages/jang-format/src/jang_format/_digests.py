@@ -62,9 +62,16 @@ def digest_of_array(data: NDArray[Any]) -> str:
 
 
 def digest_of_file(file: Path) -> str:
-    """Digest of a file's content."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, ALGORITHM).hexdigest()
+    """Digest of a file's content.
+
+    Raises:
+        InvalidFileError: If it cannot be read.
+    """
+    try:
+        with file.open("rb") as stream:
+            return hashlib.file_digest(stream, ALGORITHM).hexdigest()
+    except OSError as error:
+        raise InvalidFileError(file, "file", error.strerror, "a readable file") from error
 
 
 def read_digests(directory: Path, report: Report) -> Digests:

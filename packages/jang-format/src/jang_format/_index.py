@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from jang_format._errors import InvalidFileError, MissingFileError, Report, describe
+from jang_format._errors import InvalidFileError, MissingFileError, Report, describe, printable
 from jang_format._files import read_json
 from jang_format._layouts import LAYOUTS, Layout
 from jang_format._safetensors import WeightFile
@@ -75,12 +75,13 @@ def _indexed_shards(
 ) -> set[str]:
     file = directory / index.name
     shards: set[str] = set()
-    for name in sorted(set(index.weight_map.values())):
+    present = set(names)
+    for name, tensor in sorted({shard: t for t, shard in index.weight_map.items()}.items()):
         if not layout.is_shard(name) or "/" in name or "\\" in name:
-            field = f"weight_map.{next(t for t, s in index.weight_map.items() if s == name)}"
+            field = f"weight_map.{tensor}"
             wanted = f"a file name like {layout.readable_shards[0]}"
             report(InvalidFileError(file, field, describe(name), wanted))
-        elif name not in names:
+        elif name not in present:
             report(
                 MissingFileError(directory / name, "file", "nothing", f"a file, by {index.name}")
             )
@@ -97,7 +98,7 @@ def check_names(
     for shard, weight_file in weight_files.items():
         for name in weight_file.tensors:
             if name in holder:
-                wanted = f"none, {holder[name]} has it"
+                wanted = f"none, {printable(holder[name])} has it"
                 report(InvalidFileError(directory / shard, name, "a tensor", wanted))
             holder[name] = shard
     if index is None:
@@ -106,8 +107,8 @@ def check_names(
     for name, shard in index.weight_map.items():
         if shard in weight_files and holder.get(name) != shard:
             found = f"{shard}, which does not have it"
-            wanted = f"{holder[name]}" if name in holder else "no entry"
+            wanted = printable(holder[name]) if name in holder else "no entry"
             report(InvalidFileError(file, f"weight_map.{name}", found, wanted))
     for name, shard in holder.items():
         if name not in index.weight_map:
-            report(InvalidFileError(file, f"weight_map.{name}", "nothing", shard))
+            report(InvalidFileError(file, f"weight_map.{name}", "nothing", printable(shard)))

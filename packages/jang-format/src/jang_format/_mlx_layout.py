@@ -7,7 +7,7 @@ from typing import Any, Final, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from jang_format._dtypes import FLOATS, decode_floats, encode_floats
+from jang_format._dtypes import FLOATS, encode_floats
 from jang_format._errors import InvalidFileError, InvalidTensorError, describe
 from jang_format._packing import BIT_WIDTHS
 from jang_format._quantized import GROUP_SIZES, QuantizedTensor, bias_values, uniform_bit_map
@@ -96,7 +96,9 @@ def _check_shapes(weight: StoredTensor, scales: StoredTensor, biases: StoredTens
     shape = weight.spec.shape
     if weight.spec.dtype != "U32" or len(shape) < 2 or 0 in shape:
         found = f"{weight.spec.dtype} {list(shape)}"
-        raise InvalidFileError(weight.file, weight.spec.name, found, "U32 [..., out, words], not empty")
+        raise InvalidFileError(
+            weight.file, weight.spec.name, found, "U32 [..., out, words], not empty"
+        )
     if scales.spec.dtype not in FLOATS:
         field = f"{scales.spec.name}.dtype"
         raise InvalidFileError(scales.file, field, scales.spec.dtype, f"one of {FLOATS}")
@@ -190,9 +192,3 @@ def _stated(file: Path, field: str, found: Any) -> tuple[int, int]:
     raise InvalidFileError(
         file, field, describe(cast(object, found)), "an object with bits and group_size"
     )
-
-
-def finite_scales(tensor: QuantizedTensor) -> bool:
-    """Whether every scale and bias or zero is a finite number."""
-    stored = [array for array in (tensor.scales, tensor.biases, tensor.zeros) if array is not None]
-    return all(bool(np.isfinite(decode_floats(array, tensor.dtype)).all()) for array in stored)

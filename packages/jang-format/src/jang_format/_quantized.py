@@ -117,9 +117,12 @@ def dequantize(tensor: QuantizedTensor) -> NDArray[np.float32]:
     """
     codes = unpack_groups(tensor)
     values = codes.astype(np.float32)
-    values *= decode_floats(tensor.scales, tensor.dtype)[..., None]
-    values += bias_values(tensor)[..., None]
-    by_row = values.reshape(*tensor.scales.shape[:-1], -1)
+    # Scales of a file may be infinite or no numbers; so are the values then, without a warning.
+    with np.errstate(over="ignore", invalid="ignore"):
+        values *= decode_floats(tensor.scales, tensor.dtype)[..., None]
+        values += bias_values(tensor)[..., None]
+    *leading, groups = tensor.scales.shape
+    by_row = values.reshape(*leading, groups * tensor.group_size)
     return by_row[..., : tensor.shape[-1]]
 
 
@@ -131,7 +134,8 @@ def bias_values(tensor: QuantizedTensor) -> NDArray[np.float32]:
         raise InvalidTensorError("tensor: found neither biases nor zeros, expected one of them")
     scales = decode_floats(tensor.scales, tensor.dtype)
     # 0 - x rather than -x: no negative zero where the zero point is 0.
-    return np.float32(0) - scales * decode_floats(tensor.zeros, tensor.dtype)
+    with np.errstate(over="ignore", invalid="ignore"):
+        return np.float32(0) - scales * decode_floats(tensor.zeros, tensor.dtype)
 
 
 def unpack_groups(tensor: QuantizedTensor) -> NDArray[np.uint8]:

@@ -147,9 +147,9 @@ def attempt(read: Callable[[], T], otherwise: T, report: Report) -> T:
 
 
 def _file_names(path: Path) -> list[str]:
-    if not path.is_dir():
-        raise MissingFileError(path, "directory", "nothing", "a directory")
     try:
+        if not path.is_dir():
+            raise MissingFileError(path, "directory", "nothing", "a directory")
         return sorted(entry.name for entry in path.iterdir() if not entry.is_dir())
     except OSError as error:
         raise InvalidFileError(path, "directory", error.strerror, "a readable one") from error

@@ -8,7 +8,9 @@ Source: "Format" in the README of huggingface/safetensors.
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+import mmap
+import weakref
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, cast
@@ -25,6 +27,8 @@ _LENGTH_BYTES: Final = 8
 # numpy has a limit too, a higher one.
 _MOST_DIMENSIONS: Final = 8
 _MOST_BYTES: Final = 2**62
+# So that they can be widened to 8 bytes.
+_MOST_NUMBERS: Final = _MOST_BYTES // 8
 _ENTRY_KEYS: Final = {"dtype", "shape", "data_offsets"}
 
 
@@ -42,22 +46,57 @@ class TensorSpec:
         return math.prod(self.shape) * STORAGE[self.dtype].itemsize
 
 
+class MappedFile:
+    """A weight file, and one memory map of it for as long as one of its tensors is in use.
+
+    A map for each tensor would take a file descriptor each, and macOS grants a process 256.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self._current: Callable[[], mmap.mmap | None] = lambda: None
+
+    def map(self) -> mmap.mmap:
+        """The whole file, read-only.
+
+        Raises:
+            OSError, ValueError: If it is gone or empty.
+        """
+        current = self._current()
+        if current is None:
+            with self.file.open("rb") as stream:
+                current = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+            self._current = weakref.ref(current)
+        return current
+
+
 @dataclass(frozen=True)
 class StoredTensor:
     """A tensor in a file: what it is and where its bytes begin."""
 
     spec: TensorSpec
-    file: Path
+    source: MappedFile
     offset: int
 
+    @property
+    def file(self) -> Path:
+        """The file."""
+        return self.source.file
+
     def map(self) -> NDArray[Any]:
-        """The data, memory-mapped and read-only; bfloat16 as raw uint16."""
+        """The data, memory-mapped and read-only; bfloat16 as raw uint16.
+
+        Raises:
+            InvalidFileError: If the file cannot be mapped any more.
+        """
         dtype = STORAGE[self.spec.dtype]
         if self.spec.nbytes == 0:
             return np.empty(self.spec.shape, dtype=dtype)
-        # A string: numpy resolves every path object anew.
-        file = str(self.file)
-        return np.memmap(file, dtype=dtype, mode="r", offset=self.offset, shape=self.spec.shape)
+        try:
+            return np.ndarray(self.spec.shape, dtype, self.source.map(), self.offset)
+        except (OSError, TypeError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or "a shorter file than before"
+            raise InvalidFileError(self.file, self.spec.name, reason, "its data") from error
 
 
 @dataclass(frozen=True)
@@ -107,6 +146,38 @@ def read_weight_file(file: Path, report: Report = raise_first) -> WeightFile:
         MissingFileError: If the file is not there.
         InvalidFileError: If there is no header to be had.
     """
+    try:
+        prefix, text, nbytes = _read_head(file)
+    except OSError as error:
+        raise InvalidFileError(file, "file", error.strerror, "a readable file") from error
+    try:
+        entries = parse_object(text)
+    except ValueError as error:
+        raise InvalidFileError(file, "header", f"no JSON ({error})", "a JSON object") from error
+    metadata = _metadata(file, entries.pop("__metadata__", {}), report)
+    start = _LENGTH_BYTES + len(text)
+    source = MappedFile(file)
+    tensors: dict[str, StoredTensor] = {}
+    for name, entry in entries.items():
+        try:
+            spec, begin = _check_entry(file, name, entry)
+        except InvalidFileError as problem:
+            report(problem)
+        else:
+            tensors[name] = StoredTensor(spec=spec, source=source, offset=start + begin)
+    if len(tensors) == len(entries):
+        _check_spans(file, tensors, start, nbytes, report)
+    # Now reported one way or another; nobody can map what is not there.
+    tensors = {
+        name: tensor
+        for name, tensor in tensors.items()
+        if tensor.offset + tensor.spec.nbytes <= nbytes
+    }
+    return WeightFile(tensors=tensors, metadata=metadata, header=prefix + text, nbytes=nbytes)
+
+
+def _read_head(file: Path) -> tuple[bytes, bytes, int]:
+    """The header's length and text, as they stand in the file, and the size of the file."""
     with locate(file.parent, file.name).open("rb") as stream:
         nbytes = stream.seek(0, 2)
         stream.seek(0)
@@ -117,24 +188,7 @@ def read_weight_file(file: Path, report: Report = raise_first) -> WeightFile:
             raise InvalidFileError(
                 file, "header length", length, f"at most {max(longest, 0)} of {nbytes} bytes"
             )
-        text = stream.read(length)
-    try:
-        entries = parse_object(text)
-    except ValueError as error:
-        raise InvalidFileError(file, "header", f"no JSON ({error})", "a JSON object") from error
-    metadata = _metadata(file, entries.pop("__metadata__", {}), report)
-    start = _LENGTH_BYTES + length
-    tensors: dict[str, StoredTensor] = {}
-    for name, entry in entries.items():
-        try:
-            spec, begin = _check_entry(file, name, entry)
-        except InvalidFileError as problem:
-            report(problem)
-        else:
-            tensors[name] = StoredTensor(spec=spec, file=file, offset=start + begin)
-    if len(tensors) == len(entries):
-        _check_spans(file, tensors, start, nbytes, report)
-    return WeightFile(tensors=tensors, metadata=metadata, header=prefix + text, nbytes=nbytes)
+        return prefix, stream.read(length), nbytes
 
 
 def _metadata(file: Path, found: object, report: Report) -> dict[str, str]:
@@ -170,8 +224,8 @@ def _check_entry(file: Path, name: str, found: Any) -> tuple[TensorSpec, int]:
     if not _are_sizes(shape) or len(shape) > _MOST_DIMENSIONS:
         raise refuse(".shape", describe(shape), f"at most {_MOST_DIMENSIONS} sizes of 0 or more")
     # Zeros count as ones here: numpy multiplies the other sizes all the same.
-    if math.prod(max(size, 1) for size in shape) * STORAGE[dtype].itemsize > _MOST_BYTES:
-        raise refuse(".shape", describe(shape), f"at most {_MOST_BYTES} bytes")
+    if math.prod(max(size, 1) for size in shape) > _MOST_NUMBERS:
+        raise refuse(".shape", describe(shape), f"at most {_MOST_NUMBERS} numbers")
     if not _are_sizes(span) or len(span) != 2 or span[1] < span[0]:
         raise refuse(".data_offsets", describe(span), "a begin, and an end not before it")
     spec = TensorSpec(name=name, dtype=dtype, shape=tuple(shape))
