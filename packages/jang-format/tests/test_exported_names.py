@@ -71,4 +71,5 @@ NAMES = [
     "summarize",
     "unpack_codes",
     "validate",
+    "weight_bytes_of",
 ]

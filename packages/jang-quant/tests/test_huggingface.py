@@ -11,7 +11,7 @@ import pytest
 
 from conftest import write_tiny_source
 from jang_quant import SourceError, open_source
-from jang_quant._sources.huggingface import flatten_rope_parameters
+from jang_quant._sources.config_keys import mlx_config
 
 
 @pytest.mark.parametrize("dtype", [mx.bfloat16, mx.float16, mx.float32])
@@ -77,19 +77,39 @@ def test_the_fingerprint_follows_weights_config_and_tokenizer(tmp_path: Path) ->
     [
         ({"rope_theta": 5e5, "rope_type": "default"}, {"rope_theta": 5e5}),
         (
-            {"rope_theta": 5e5, "rope_type": "llama3", "factor": 8.0},
-            {"rope_theta": 5e5, "rope_scaling": {"rope_type": "llama3", "factor": 8.0}},
+            {"rope_theta": 5e5, "partial_rotary_factor": 0.5},
+            {"rope_theta": 5e5, "partial_rotary_factor": 0.5},
         ),
-        ({"full_attention": {"rope_theta": 1e6}}, {}),
+        (
+            {"rope_theta": 5e5, "rope_type": "llama3", "factor": 8.0},
+            {
+                "rope_theta": 5e5,
+                "rope_scaling": {"rope_type": "llama3", "type": "llama3", "factor": 8.0},
+            },
+        ),
+        (
+            {
+                "full_attention": {"rope_theta": 1e6, "rope_type": "linear", "factor": 8.0},
+                "sliding_attention": {"rope_theta": 1e4, "rope_type": "default"},
+            },
+            {
+                "rope_theta": 1e6,
+                "rope_local_base_freq": 1e4,
+                "rope_scaling": {"rope_type": "linear", "type": "linear", "factor": 8.0},
+            },
+        ),
+        (None, {}),
     ],
 )
 def test_rope_parameters_of_newer_configs_are_put_where_mlx_lm_reads_them(
-    parameters: dict[str, Any], flat: dict[str, Any]
+    parameters: dict[str, Any] | None, flat: dict[str, Any]
 ) -> None:
     config = {"model_type": "llama", "rope_parameters": parameters}
-    assert flatten_rope_parameters(config) == config | flat
-    # What stands at the top already counts.
-    assert flatten_rope_parameters(config | {"rope_theta": 7.0})["rope_theta"] == 7.0
+    assert mlx_config(config) == config | flat
+    assert mlx_config({"text_config": config}) == {"text_config": config | flat}
+    # What stands where mlx-lm reads it already counts, null does not.
+    assert mlx_config(config | {"rope_theta": 7.0})["rope_theta"] == 7.0
+    assert mlx_config(config | {"rope_theta": None}) == {**config, "rope_theta": None} | flat
 
 
 def edit_config(directory: Path, **changes: object) -> None:
@@ -114,12 +134,8 @@ def edit_weights(directory: Path, **changes: mx.array | None) -> None:
         (lambda d: edit_config(d, model_type=3), "model_type: found 3, expected a name"),
         (lambda d: edit_config(d, hidden_size="big"), "mlx-lm cannot build it"),
         (
-            lambda d: edit_config(d, quantization={"bits": 4, "group_size": 64}),
-            "quantization: found a quantized model, expected one in bf16, f16 or f32",
-        ),
-        (
             lambda d: edit_config(d, quantization_config={"quant_method": "gptq"}),
-            "quantization_config: found a quantized model",
+            "quantization_config.quant_method: found 'gptq', expected a model in bf16",
         ),
         (lambda d: (d / "model.safetensors").unlink(), r"found no \*.safetensors"),
         (lambda d: (d / "model.safetensors").write_bytes(b"xx"), "header"),
@@ -137,7 +153,7 @@ def edit_weights(directory: Path, **changes: mx.array | None) -> None:
         ),
         (
             lambda d: edit_weights(d, **{"model.norm.weight": mx.zeros((128,), mx.uint8)}),
-            "model.norm.weight: found U8, expected one of",
+            "model.norm.weight: found uint8, expected one of F32, F16, BF16",
         ),
         (
             lambda d: (d / "model.safetensors.index.json").write_text(

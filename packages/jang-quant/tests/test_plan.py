@@ -52,7 +52,7 @@ def test_a_module_has_the_role_that_its_path_says(path: str, role: str) -> None:
 
 @pytest.mark.parametrize(
     "path",
-    ["model.layers.0.mlp.gate", "model.layers.0.self_attn.q_projection", "lm_head2", "x.lm_head"],
+    ["model.layers.0.mlp.gates", "model.layers.0.self_attn.q_projection", "lm_head2", "x.lm_head"],
 )
 def test_a_module_that_no_rule_knows_is_an_error_with_its_name(path: str) -> None:
     with pytest.raises(PlanError, match=f"^{path}: no role is known"):

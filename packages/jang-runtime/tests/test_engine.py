@@ -266,7 +266,9 @@ def test_a_directory_that_is_no_model_is_refused_in_one_line(
         Engine(tmp_path / "nothing")
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "config.json").write_text('{"model_type": "llama"}')
-    with pytest.raises(ModelError, match=r"weight files: found none, expected model\*\.safetensors"):
+    with pytest.raises(
+        ModelError, match=r"weight files: found none, expected model\*\.safetensors"
+    ):
         Engine(tmp_path / "broken")
     (tmp_path / "broken" / "model.safetensors").write_bytes(
         (tiny_source / "model.safetensors").read_bytes()

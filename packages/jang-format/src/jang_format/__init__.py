@@ -44,7 +44,13 @@ from jang_format._safetensors import StoredTensor, TensorSpec, read_header
 from jang_format._summary import Summary, SummaryModule, SummaryRow, summarize
 from jang_format._validate import Problem, Validation, validate
 from jang_format._version import __version__
-from jang_format._writer import PARTIAL_SUFFIX, DirectoryWriter, open_writer, refuse_existing
+from jang_format._writer import (
+    PARTIAL_SUFFIX,
+    DirectoryWriter,
+    open_writer,
+    refuse_existing,
+    weight_bytes_of,
+)
 
 __all__ = [
     "BIT_WIDTHS",
@@ -108,4 +114,5 @@ __all__ = [
     "summarize",
     "unpack_codes",
     "validate",
+    "weight_bytes_of",
 ]

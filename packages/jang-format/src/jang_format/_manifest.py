@@ -53,6 +53,8 @@ class Provenance:
         bits_per_weight: Over all quantizable matrices, embeddings included, with scales and biases.
         parameters: Number of weights of the model.
         producer: Program and version that wrote the directory.
+        calibration: The text that was run through the source: origin, tokens, seed, digest; None
+            without calibration.
     """
 
     source_name: str
@@ -64,6 +66,7 @@ class Provenance:
     bits_per_weight: float
     parameters: int
     producer: str
+    calibration: Mapping[str, Any] | None = None
 
 
 def quantization_config(modules: Mapping[str, QuantizedModule]) -> dict[str, Any]:
@@ -93,6 +96,7 @@ def manifest(
             "profile": provenance.profile,
             "method": provenance.method,
             "quantization_scheme": "asymmetric",
+            "calibration": None if provenance.calibration is None else dict(provenance.calibration),
             # The next two under the names that existing loaders read.
             "target_bits": round(provenance.bits_per_weight, 4),
             "actual_bits": round(provenance.bits_per_weight, 4),

@@ -52,6 +52,16 @@ def split_into_shards(
     return [shard for shard in shards if shard]
 
 
+def weight_bytes_of(
+    specs: Sequence[TensorSpec],
+    layout: Layout = MLX_LAYOUT,
+    shard_bytes: int = DEFAULT_SHARD_BYTES,
+) -> int:
+    """Size of the weight files that these tensors make, headers included."""
+    shards = split_into_shards(specs, shard_bytes)
+    return sum(lay_out(shard, layout.metadata).nbytes for shard in shards)
+
+
 class DirectoryWriter:
     """Receives the tensors and files of a directory; made by `open_writer`.
 

@@ -10,6 +10,8 @@ from jang_quant._convert import Conversion, Progress, convert, plan_source
 from jang_quant._errors import ConversionError, JangQuantError, PlanError, SourceError
 from jang_quant._plan import Plan, PlannedModule, PlannedParameter, make_plan
 from jang_quant._profiles import DEFAULT_PROFILE, Profile, find_profile, profiles
+from jang_quant._quantize import Recipe
+from jang_quant._request import Prepared, Request, prepare
 from jang_quant._sources.resolve import open_source
 from jang_quant._sources.source import Source, SourceTensor
 
@@ -23,8 +25,12 @@ __all__ = [
     "Plan",
     "PlanError",
     "PlannedModule",
+    "PlannedParameter",
+    "Prepared",
     "Profile",
     "Progress",
+    "Recipe",
+    "Request",
     "Source",
     "SourceError",
     "SourceTensor",
@@ -34,5 +40,6 @@ __all__ = [
     "make_plan",
     "open_source",
     "plan_source",
+    "prepare",
     "profiles",
 ]

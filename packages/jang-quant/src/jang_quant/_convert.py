@@ -1,8 +1,8 @@
 """The conversion: source -> modules with roles -> plan -> method -> writer."""
 
+import hashlib
 import time
-from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -25,18 +25,14 @@ from jang_format import (
     refuse_existing,
 )
 from jang_quant._errors import ConversionError, SourceError
-from jang_quant._methods import rtn
 from jang_quant._plan import DEFAULT_GROUP_SIZE, Plan, PlannedModule, make_plan
 from jang_quant._profiles import Profile
+from jang_quant._quantize import Quantize, Recipe, quantizer
 from jang_quant._sources.source import Source, SourceTensor
 from jang_runtime import JangRuntimeError
-from jang_runtime.architecture import build_model, quantizable_modules
+from jang_runtime.architecture import build_model, keeps_precision, quantizable_modules
 
 VERSION: Final = "0.1.0"
-METHOD: Final = "rtn"
-
-# bf16 keeps its range: a model trained with it may have activations that f16 cannot hold.
-_FLOAT_DTYPE_OF_SOURCE: Final = {"BF16": "BF16"}
 
 
 @dataclass(frozen=True)
@@ -67,6 +63,9 @@ class Conversion:
     seconds: float
 
 
+_PLAIN: Final = Recipe()
+
+
 class _BeyondF16Error(Exception):
     """A value does not fit into float16."""
 
@@ -79,12 +78,28 @@ def plan_source(source: Source, profile: Profile, group_size: int = DEFAULT_GROU
         PlanError: If a module's role is not known.
     """
     try:
-        modules = quantizable_modules(build_model(source.config))
+        model = build_model(source.config)
     except JangRuntimeError as error:
         raise SourceError(f"{source.name}: {error}") from error
+    # Some classes drop their head where the checkpoint has none.
+    modules = {
+        path: shape
+        for path, shape in quantizable_modules(model).items()
+        if f"{path}.weight" in source.tensors
+    }
     weights = {f"{path}.weight" for path in modules}
-    others = {path: t.shape for path, t in source.tensors.items() if path not in weights}
-    return make_plan(modules, others, profile, group_size)
+    others = {path: tensor for path, tensor in source.tensors.items() if path not in weights}
+    return make_plan(
+        modules,
+        {path: tensor.shape for path, tensor in others.items()},
+        profile,
+        group_size,
+        float32={
+            path
+            for path, tensor in others.items()
+            if tensor.dtype == "F32" and keeps_precision(model, path)
+        },
+    )
 
 
 def convert(
@@ -92,6 +107,7 @@ def convert(
     out: Path,
     plan: Plan,
     on_progress: Callable[[Progress], None] = lambda progress: None,
+    recipe: Recipe = _PLAIN,
 ) -> Conversion:
     """Quantize a source by a plan and write it in MLX layout.
 
@@ -103,6 +119,7 @@ def convert(
         out: The directory to make; nothing stands there if the conversion does not end well.
         plan: What each module gets.
         on_progress: Called after every tensor.
+        recipe: Method and calibration.
 
     Raises:
         SourceError: If a tensor has NaN or infinite values.
@@ -110,13 +127,13 @@ def convert(
     """
     refuse_output(source, out)
     started = time.monotonic()
-    preferred = _float_dtype(source)
+    preferred = source.float_dtype
     try:
         try:
-            weight_bytes = _write(source, out, plan, preferred, on_progress)
+            weight_bytes = _write(source, out, plan, recipe, preferred, on_progress)
         except _BeyondF16Error:
             preferred = "BF16"
-            weight_bytes = _write(source, out, plan, preferred, on_progress)
+            weight_bytes = _write(source, out, plan, recipe, preferred, on_progress)
     except (JangFormatError, OSError) as error:
         raise ConversionError(str(error)) from error
     return Conversion(
@@ -139,45 +156,43 @@ def refuse_output(source: Source, out: Path) -> None:
         raise ConversionError(
             f"OUT: found {out}, expected a directory outside the source {location}"
         )
+    refuse_taken(out)
+
+
+def refuse_taken(out: Path) -> None:
+    """Refuse an output that exists already.
+
+    Raises:
+        ConversionError: If so.
+    """
     try:
         refuse_existing(out)
     except JangFormatError as error:
         raise ConversionError(str(error)) from error
 
 
-def _float_dtype(source: Source) -> str:
-    """How most of the source's weights are stored decides how the result's floats are."""
-    return _FLOAT_DTYPE_OF_SOURCE.get(_source_dtype(source), "F16")
-
-
-def _source_dtype(source: Source) -> str:
-    """The type in which most of the source's weights are stored."""
-    weights = Counter[str]()
-    for tensor in source.tensors.values():
-        weights[tensor.dtype] += int(np.prod(tensor.shape))
-    return weights.most_common(1)[0][0]
-
-
 def _write(
     source: Source,
     out: Path,
     plan: Plan,
+    recipe: Recipe,
     float_dtype: str,
     on_progress: Callable[[Progress], None],
 ) -> int:
     """Write the whole directory; returns the bytes of its weight files."""
     done, total = 0, plan.tensor_bytes
+    quantize = quantizer(recipe)
     with open_writer(out, plan.tensor_specs(float_dtype)) as writer:
         for module in plan.modules:
             name = f"{module.path}.weight"
             values = _finite_values(source, name, source.tensors[name])
-            done += _write_module(writer, module, values, float_dtype)
+            done += _write_module(writer, module, values, float_dtype, quantize)
             on_progress(Progress(done=done, total=total, path=module.path))
-        for path in plan.others:
+        for path, other in plan.others.items():
             values = _finite_values(source, path, source.tensors[path])
-            done += _write_floats(writer, path, values, float_dtype)
+            done += _write_floats(writer, path, values, other.dtype(float_dtype))
             on_progress(Progress(done=done, total=total, path=path))
-        _write_descriptions(writer, source, plan)
+        _write_descriptions(writer, source, plan, recipe)
         return writer.weight_bytes
 
 
@@ -190,13 +205,17 @@ def _finite_values(source: Source, name: str, tensor: SourceTensor) -> NDArray[n
 
 
 def _write_module(
-    writer: DirectoryWriter, module: PlannedModule, values: NDArray[np.float32], float_dtype: str
+    writer: DirectoryWriter,
+    module: PlannedModule,
+    values: NDArray[np.float32],
+    float_dtype: str,
+    quantize: Quantize,
 ) -> int:
     if module.bits is None or module.group_size is None:
         return _write_floats(writer, f"{module.path}.weight", values, float_dtype)
     # A fitted bias may lie a little outside the range of the values.
     _check_range(values * np.float32(1.25), float_dtype)
-    quantized = rtn.quantize(values, module.bits, module.group_size, float_dtype)
+    quantized = quantize(module.path, values, module.bits, module.group_size, float_dtype)
     for part, data in mlx_arrays(quantized).items():
         writer.write_tensor(f"{module.path}.{part}", data)
     return quantized.nbytes
@@ -216,7 +235,9 @@ def _check_range(values: NDArray[np.float32], float_dtype: str) -> None:
         raise _BeyondF16Error
 
 
-def _write_descriptions(writer: DirectoryWriter, source: Source, plan: Plan) -> None:
+def _write_descriptions(
+    writer: DirectoryWriter, source: Source, plan: Plan, recipe: Recipe
+) -> None:
     """Everything beside the weights: config, manifest, tokenizer."""
     modules = {
         module.path: QuantizedModule(module.bits, module.group_size, module.role)
@@ -225,21 +246,33 @@ def _write_descriptions(writer: DirectoryWriter, source: Source, plan: Plan) -> 
     }
     provenance = Provenance(
         source_name=source.name,
-        source_dtype=_source_dtype(source),
+        source_dtype=source.dtype,
         source_quantization=source.quantization,
         architecture=str(source.config["model_type"]),
         profile=plan.name,
-        method=METHOD,
+        method=recipe.method,
+        calibration=_calibration_facts(recipe),
         bits_per_weight=plan.bits_per_weight,
         parameters=plan.parameters,
         producer=f"jang-quant {VERSION}",
     )
-    writer.write_json("config.json", _config(source.config, modules))
+    config = dict(source.config) | {"quantization": quantization_config(modules)}
+    writer.write_json("config.json", config)
     writer.write_json(MANIFEST_FILE, manifest(provenance, modules, writer.weight_bytes))
     for name, content in source.side_files.items():
         writer.write_file(name, content if isinstance(content, bytes) else content.read_bytes())
 
 
-def _config(config: Mapping[str, Any], modules: Mapping[str, QuantizedModule]) -> dict[str, Any]:
-    kept = {key: value for key, value in config.items() if key != "quantization_config"}
-    return kept | {"quantization": quantization_config(modules)}
+def _calibration_facts(recipe: Recipe) -> dict[str, Any] | None:
+    """What the manifest says of the calibration; None where there was none."""
+    if recipe.calibration is None:
+        return None
+    text = recipe.calibration.text
+    sequences, length = text.tokens.shape
+    return {
+        "text": text.origin,
+        "sequences": sequences,
+        "length": length,
+        "seed": text.seed,
+        "digest": hashlib.sha256(text.tokens.astype("<i4").tobytes()).hexdigest(),
+    }

@@ -1,18 +1,19 @@
 """The plan: bits and group size for every module, and what the result will weigh."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Final
 
 from jang_format import GROUP_SIZES, TensorSpec, mlx_specs, quantized_bytes
 from jang_quant._errors import PlanError
 from jang_quant._profiles import Profile
-from jang_quant._roles import role_of
+from jang_quant._roles import parameter_role, role_of
 
 DEFAULT_GROUP_SIZE: Final = 64
-# Scales, biases and whatever is not quantized are stored in 16 bits.
+# Scales, biases and nearly all that is not quantized are stored in 16 bits.
 _FLOAT_BYTES: Final = 2
+_FLOAT32_BYTES: Final = 4
 
 
 @dataclass(frozen=True)
@@ -47,30 +48,59 @@ class PlannedModule:
 
 
 @dataclass(frozen=True)
+class PlannedParameter:
+    """A parameter that MLX cannot quantize: a norm, a bias, a convolution.
+
+    Attributes:
+        role: Such as "norm".
+        shape: Its shape.
+        float32: Whether it is stored as float32, not in 16 bits like the others.
+    """
+
+    role: str
+    shape: tuple[int, ...]
+    float32: bool
+
+    @property
+    def parameters(self) -> int:
+        """Number of values."""
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its values."""
+        return self.parameters * (_FLOAT32_BYTES if self.float32 else _FLOAT_BYTES)
+
+    def dtype(self, float_dtype: str) -> str:
+        """How it is stored in a model whose floats are stored as `float_dtype`."""
+        return "F32" if self.float32 else float_dtype
+
+
+@dataclass(frozen=True)
 class Plan:
     """Bits and group size for every module of a model.
 
     Attributes:
         name: The profile it comes from.
         modules: Every module that could be quantized, in the model's order.
-        others: Shapes of all other parameters (norms, biases), by path; stored in 16 bits.
+        others: All other parameters, by path.
     """
 
     name: str
     modules: tuple[PlannedModule, ...]
-    others: Mapping[str, tuple[int, ...]]
+    others: Mapping[str, PlannedParameter]
 
     @property
     def parameters(self) -> int:
         """Number of all weights of the model."""
         matrices = sum(module.parameters for module in self.modules)
-        return matrices + sum(math.prod(shape) for shape in self.others.values())
+        return matrices + sum(other.parameters for other in self.others.values())
 
     @property
     def tensor_bytes(self) -> int:
         """Bytes of all tensors; the files add their headers."""
         matrices = sum(module.nbytes for module in self.modules)
-        return matrices + sum(math.prod(shape) * _FLOAT_BYTES for shape in self.others.values())
+        return matrices + sum(other.nbytes for other in self.others.values())
 
     @property
     def bits_per_weight(self) -> float:
@@ -83,8 +113,8 @@ class Plan:
         specs: list[TensorSpec] = []
         for module in self.modules:
             specs.extend(_module_specs(module, float_dtype))
-        for path, shape in self.others.items():
-            specs.append(TensorSpec(name=path, dtype=float_dtype, shape=shape))
+        for path, other in self.others.items():
+            specs.append(TensorSpec(path, other.dtype(float_dtype), other.shape))
         return specs
 
 
@@ -99,6 +129,7 @@ def make_plan(
     others: Mapping[str, tuple[int, ...]],
     profile: Profile,
     group_size: int = DEFAULT_GROUP_SIZE,
+    float32: Collection[str] = (),
 ) -> Plan:
     """Plan a model by a profile.
 
@@ -110,36 +141,49 @@ def make_plan(
         others: Shape of every other parameter, by path.
         profile: Which bits each role gets.
         group_size: 32, 64 or 128.
+        float32: Paths of the other parameters that are not rounded to 16 bits.
 
     Raises:
-        PlanError: If a module's role is not known, or the profile has no bits for it.
+        PlanError: If a module's role is not known, or profiles.toml has no bits for it.
     """
     if group_size not in GROUP_SIZES:
         raise PlanError(f"group size: found {group_size}, expected one of {GROUP_SIZES}")
     if not modules:
         raise PlanError("model: found no module that can be quantized, expected at least one")
-    roles = {path: role_of(path) for path in modules}
-    bits = dict(profile.bits)
-    if "head" not in roles.values():
+    roles = {path: role_of(path, modules) for path in modules}
+    bits = _bits_of_roles(frozenset(roles.values()), profile)
+    return Plan(
+        name=profile.name,
+        modules=tuple(
+            _planned_module(path, shape, roles[path], bits[roles[path]], group_size)
+            for path, shape in modules.items()
+        ),
+        others={
+            path: PlannedParameter(parameter_role(path), shape, float32=path in float32)
+            for path, shape in others.items()
+        },
+    )
+
+
+def _bits_of_roles(roles: Collection[str], profile: Profile) -> dict[str, int | None]:
+    bits = {role: profile.bits_for(role) for role in roles}
+    if "embedding" in bits and "head" not in bits:
         # The embedding is the head as well.
-        bits["embedding"] = max(bits["embedding"], bits["head"])
-    planned: list[PlannedModule] = []
-    for path, shape in modules.items():
-        if roles[path] not in bits:
-            raise PlanError(
-                f"{path}: profile {profile.name} has no bits for the role {roles[path]!r}"
-            )
-        fitting = _fitting_group_size(shape[-1], group_size)
-        planned.append(
-            PlannedModule(
-                path=path,
-                role=roles[path],
-                shape=shape,
-                bits=None if fitting is None else bits[roles[path]],
-                group_size=fitting,
-            )
-        )
-    return Plan(name=profile.name, modules=tuple(planned), others=dict(others))
+        bits["embedding"] = profile.bits_for("tied embedding")
+    return bits
+
+
+def _planned_module(
+    path: str, shape: tuple[int, ...], role: str, bits: int | None, wanted: int
+) -> PlannedModule:
+    group_size = None if bits is None else _fitting_group_size(shape[-1], wanted)
+    return PlannedModule(
+        path=path,
+        role=role,
+        shape=shape,
+        bits=None if group_size is None else bits,
+        group_size=group_size,
+    )
 
 
 def _fitting_group_size(columns: int, wanted: int) -> int | None:

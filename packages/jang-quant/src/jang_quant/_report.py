@@ -7,7 +7,7 @@ from typing import Any
 from rich.table import Table
 
 from jang_quant._convert import Conversion
-from jang_quant._plan import Plan, PlannedModule
+from jang_quant._plan import Plan, PlannedModule, PlannedParameter
 from jang_quant._sources.source import Source
 
 
@@ -26,9 +26,9 @@ def plan_table(plan: Plan) -> Table:
             str(group_size or "-"),
             f"{sum(module.nbytes for module in modules):,}",
         )
-    matrices = sum(module.nbytes for module in plan.modules)
-    table.add_row("-", "norms and biases", str(len(plan.others)), "", "-", "-",
-                  f"{plan.tensor_bytes - matrices:,}")  # fmt: skip
+    for role, others in _by_role(plan).items():
+        nbytes = sum(other.nbytes for other in others)
+        table.add_row(role, "", str(len(others)), "", "-", "-", f"{nbytes:,}")
     table.add_section()
     table.add_row("", "all tensors", "", "", "", "", f"{plan.tensor_bytes:,}")
     return table
@@ -58,6 +58,13 @@ def _alike(plan: Plan) -> dict[_Alike, list[PlannedModule]]:
     return rows
 
 
+def _by_role(plan: Plan) -> dict[str, list[PlannedParameter]]:
+    roles: dict[str, list[PlannedParameter]] = defaultdict(list)
+    for other in plan.others.values():
+        roles[other.role].append(other)
+    return roles
+
+
 def plan_document(source: Source, plan: Plan) -> dict[str, Any]:
     """A plan for JSON, every module with its bytes."""
     return {
@@ -68,6 +75,10 @@ def plan_document(source: Source, plan: Plan) -> dict[str, Any]:
         "tensor_bytes": plan.tensor_bytes,
         "bits_per_weight": plan.bits_per_weight,
         "modules": [asdict(module) | {"nbytes": module.nbytes} for module in plan.modules],
+        "others": {
+            role: {"count": len(others), "nbytes": sum(other.nbytes for other in others)}
+            for role, others in _by_role(plan).items()
+        },
     }
 
 

@@ -2,21 +2,23 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from jang_format.terminal import user_errors
-from jang_quant._convert import plan_source, refuse_output
+from jang_format.terminal import print_json, user_errors
+from jang_quant._convert import refuse_output, refuse_taken
 from jang_quant._errors import JangQuantError
-from jang_quant._plan import Plan
-from jang_quant._profiles import DEFAULT_PROFILE, Profile, find_profile, profiles
+from jang_quant._profiles import DEFAULT_PROFILE, Profile, profiles
+from jang_quant._quantize import MethodName, Recipe
 from jang_quant._report import conversion_document, plan_document, plan_headline, plan_table
+from jang_quant._request import Prepared, Request, check, needs_calibration, prepare
 from jang_quant._sources.resolve import open_source
 from jang_quant._sources.source import Source
-from jang_quant.progress import convert_with_progress
+from jang_quant.progress import convert_with_progress, prepare_with_progress
+from jang_runtime.blas import blas_in_use
 from jang_runtime.terminal import quiet_libraries
 
 app = typer.Typer(
@@ -30,7 +32,33 @@ SourceArgument = Annotated[
     ),
 ]
 ProfileOption = Annotated[
-    str, typer.Option("--profile", "-p", help="Which bits each role gets; see `profiles`.")
+    str | None,
+    typer.Option(
+        "--profile",
+        "-p",
+        help="Which bits each role gets; see `profiles`. JANG_2K to JANG_6K are budgets.  "
+        f"[default: {DEFAULT_PROFILE}]",
+    ),
+]
+BitsOption = Annotated[
+    float | None,
+    typer.Option("--bits", "-b", help="Bits per weight in all, instead of a profile: 3.1."),
+]
+SizeOption = Annotated[
+    str | None,
+    typer.Option("--size", "-s", help="Size of the weight files, instead of a profile: 38GB."),
+]
+MethodOption = Annotated[
+    MethodName, typer.Option("--method", "-m", help="How weights are rounded; gptq is the best.")
+]
+CalibrationOption = Annotated[
+    str | None,
+    typer.Option(
+        "--calibration",
+        metavar="FILE|self|none",
+        help="Text that is run through the model: a file, or what the model writes itself.  "
+        "[default: self, none with rtn]",
+    ),
 ]
 GroupSizeOption = Annotated[
     int, typer.Option("--group-size", "-g", help="Weights that share a scale: 32, 64 or 128.")
@@ -38,42 +66,54 @@ GroupSizeOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
 
-@app.command(epilog="Example: jang-quant plan smollm2 --profile JANG_4M")
+@app.command(epilog="Example: jang-quant plan smollm2 --bits 3.5 --calibration self")
 def plan(
     source: SourceArgument,
-    profile: ProfileOption = DEFAULT_PROFILE,
+    profile: ProfileOption = None,
+    bits: BitsOption = None,
+    size: SizeOption = None,
+    calibration: CalibrationOption = None,
     group_size: GroupSizeOption = 64,
     as_json: JsonOption = False,
 ) -> None:
     """Say what a conversion would give: bits, group size and bytes of every module."""
+    request = Request(profile, bits, size, "rtn", calibration, group_size)
     with user_errors(JangQuantError):
-        opened, made = _open_and_plan(source, profile, group_size)
+        opened, prepared = _open_and_prepare(source, request)
         if as_json:
-            _print_json(plan_document(opened, made))
+            print_json(plan_document(opened, prepared.plan) | {"damage": prepared.damage})
         else:
-            _print_plan(opened, made, Console())
+            _print_plan(opened, prepared, Console())
 
 
-@app.command(epilog="Example: jang-quant convert smollm2 ./smollm2-4M --profile JANG_4M")
+@app.command(epilog="Example: jang-quant convert smollm2 ./smollm2-3.5 --bits 3.5 --method gptq")
 def convert(
     source: SourceArgument,
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The directory to make.")],
-    profile: ProfileOption = DEFAULT_PROFILE,
+    profile: ProfileOption = None,
+    bits: BitsOption = None,
+    size: SizeOption = None,
+    method: MethodOption = "rtn",
+    calibration: CalibrationOption = None,
     group_size: GroupSizeOption = 64,
     as_json: JsonOption = False,
 ) -> None:
     """Convert a model and write it so that every MLX program loads it."""
+    request = Request(profile, bits, size, method, calibration, group_size)
     with user_errors(JangQuantError):
-        opened, made = _open_and_plan(source, profile, group_size)
+        refuse_taken(out)
+        opened, prepared = _open_and_prepare(source, request)
         refuse_output(opened, out)
-        _print_plan(opened, made, Console(stderr=True))
-        conversion = convert_with_progress(opened, out, made)
+        _print_plan(opened, prepared, Console(stderr=True))
+        recipe = Recipe(method, prepared.calibration)
+        conversion = convert_with_progress(opened, out, prepared.plan, recipe)
         if as_json:
-            _print_json(conversion_document(opened, conversion))
+            document = conversion_document(opened, conversion)
+            print_json(document | {"method": method, "damage": prepared.damage})
         else:
             typer.echo(
                 f"wrote {out}: {conversion.weight_bytes:,} bytes of weights, "
-                f"{made.bits_per_weight:.3f} bits per weight, {conversion.seconds:.1f} s"
+                f"{prepared.plan.bits_per_weight:.3f} bits per weight, {conversion.seconds:.1f} s"
             )
 
 
@@ -81,7 +121,11 @@ def convert(
 def profiles_command(as_json: JsonOption = False) -> None:
     """List the profiles: bits for each role."""
     if as_json:
-        _print_json([{"name": p.name, "family": p.family, "bits": p.bits} for p in profiles()])
+        typer.echo(
+            json.dumps(
+                [{"name": p.name, "family": p.family, "bits": p.bits} for p in profiles()], indent=2
+            )
+        )
         return
     table = Table(title="bits by role", title_justify="left")
     for heading in ("profile", *_ROLES):
@@ -98,21 +142,27 @@ def profiles_command(as_json: JsonOption = False) -> None:
 _ROLES = ("mlp", "attention", "embedding", "head")
 
 
-def _open_and_plan(source: str, profile: str, group_size: int) -> tuple[Source, Plan]:
+def _open_and_prepare(source: str, request: Request) -> tuple[Source, Prepared]:
     quiet_libraries()
-    wanted = find_profile(profile)
+    check(request)
     opened = open_source(source)
-    return opened, plan_source(opened, wanted, group_size)
+    if needs_calibration(request):
+        typer.echo(f"multiplying with {blas_in_use()}", err=True)
+        return opened, prepare_with_progress(opened, request)
+    return opened, prepare(opened, request)
 
 
-def _print_plan(source: Source, made: Plan, console: Console) -> None:
+def _print_plan(source: Source, prepared: Prepared, console: Console) -> None:
     # soft_wrap leaves the line whole where the output is a file.
-    console.print(plan_headline(source, made), soft_wrap=True, highlight=False)
-    console.print(plan_table(made))
-
-
-def _print_json(document: Any) -> None:
-    typer.echo(json.dumps(document, indent=2, ensure_ascii=False))
+    console.print(plan_headline(source, prepared.plan), soft_wrap=True, highlight=False)
+    console.print(plan_table(prepared.plan))
+    if prepared.damage is not None:
+        console.print(
+            f"estimated divergence from the source: {prepared.damage:.4g} nats a token, with "
+            "searched grids; gptq does better",
+            soft_wrap=True,
+            highlight=False,
+        )
 
 
 if __name__ == "__main__":

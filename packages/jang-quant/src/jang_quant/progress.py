@@ -1,17 +1,36 @@
-"""A conversion with a progress bar: bytes written, and time left."""
+"""Calibration and conversion with progress bars: how far, and time left."""
 
 from pathlib import Path
 
-from jang_format.terminal import byte_progress
+from jang_format.terminal import byte_progress, count_progress
 from jang_quant import _convert
+from jang_quant._calibration.collect import Progress
 from jang_quant._convert import Conversion
 from jang_quant._plan import Plan
+from jang_quant._quantize import Recipe
+from jang_quant._request import Prepared, Request, prepare
 from jang_quant._sources.source import Source
 
-__all__ = ["convert_with_progress"]
+__all__ = ["convert_with_progress", "prepare_with_progress"]
 
 
-def convert_with_progress(source: Source, out: Path, plan: Plan) -> Conversion:
+def prepare_with_progress(source: Source, request: Request) -> Prepared:
+    """Prepare as `jang_quant.prepare` does, showing how far calibration is on stderr.
+
+    Raises:
+        JangQuantError: As `jang_quant.prepare` does.
+    """
+    with count_progress("calibrating") as show:
+
+        def on_progress(progress: Progress) -> None:
+            show(progress.done, progress.total, progress.what)
+
+        return prepare(source, request, on_progress)
+
+
+def convert_with_progress(
+    source: Source, out: Path, plan: Plan, recipe: Recipe | None = None
+) -> Conversion:
     """Convert as `jang_quant.convert` does, showing bytes and time left on stderr.
 
     Raises:
@@ -22,4 +41,4 @@ def convert_with_progress(source: Source, out: Path, plan: Plan) -> Conversion:
         def on_progress(progress: _convert.Progress) -> None:
             show(progress.done, progress.total, progress.path)
 
-        return _convert.convert(source, out, plan, on_progress)
+        return _convert.convert(source, out, plan, on_progress, recipe or Recipe())

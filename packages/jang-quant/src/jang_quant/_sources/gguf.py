@@ -36,11 +36,14 @@ def open_gguf(path: Path, name: str | None = None) -> Source:
     consumed = frozenset({ROPE_FACTORS} if "llama3" in architecture.rope_scaling else ())
     tensors = map_tensors(header, architecture, dimensions(config), consumed)
     tokenizer = tokenizer_files(header, config)
+    dtype = _most_common_dtype(header)
     return Source(
         name=name or path.name,
         config={**config, **tokenizer.config},
         tensors=tensors,
         side_files=tokenizer.files,
+        dtype=dtype,
+        float_dtype="BF16" if dtype == "BF16" else "F16",
         quantization=_quantization(header),
         fingerprint=fingerprint(header),
         location=path,
@@ -88,10 +91,18 @@ def _refuse_parts(header: GgufHeader) -> None:
 
 def _quantization(header: GgufHeader) -> str | None:
     """The quantized types, the one with the most parameters first."""
+    types = [name for name, _ in _parameters(header).most_common() if name not in _FLOAT_TYPES]
+    return f"GGUF {', '.join(types)}" if types else None
+
+
+def _most_common_dtype(header: GgufHeader) -> str:
+    """The type of most weights."""
+    return _parameters(header).most_common(1)[0][0]
+
+
+def _parameters(header: GgufHeader) -> Counter[str]:
+    """How many weights are of each type."""
     parameters: Counter[str] = Counter()
     for info in header.tensors.values():
-        if info.type.name not in _FLOAT_TYPES:
-            parameters[info.type.name] += info.parameters
-    if not parameters:
-        return None
-    return f"GGUF {', '.join(name for name, _ in parameters.most_common())}"
+        parameters[info.type.name] += info.parameters
+    return parameters

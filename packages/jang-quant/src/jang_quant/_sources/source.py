@@ -15,7 +15,8 @@ class SourceTensor:
 
     Attributes:
         shape: Shape as the MLX model class wants it.
-        dtype: How the source stores it: "BF16", "F16", "F32", or a GGUF type such as "Q4_1".
+        dtype: How the source stores it: "BF16", "F16", "F32", or a GGUF type such as "Q4_1"; "F32"
+            where codes and scales had to be multiplied.
         read: Returns the values as float32, exactly where the source is a float type.
     """
 
@@ -35,6 +36,9 @@ class Source:
             `model.layers.0.self_attn.q_proj.weight`.
         side_files: Files to be written beside the weights (tokenizer, generation config …),
             by file name; a path is copied, bytes are written.
+        dtype: How most of the weights are stored, such as "BF16", "Q4_1" or "FP8 E4M3".
+        float_dtype: "BF16" for a model made in bfloat16, whose activations may be beyond the range
+            of float16; else "F16".
         quantization: What the source itself is quantized with, such as "GGUF Q4_1, Q8_0";
             None for full precision.
         fingerprint: Changes when the source's bytes change; the key of caches.
@@ -45,6 +49,8 @@ class Source:
     config: Mapping[str, Any]
     tensors: Mapping[str, SourceTensor]
     side_files: Mapping[str, bytes | Path]
+    dtype: str
+    float_dtype: str
     quantization: str | None
     fingerprint: str
     location: Path | None = None

@@ -1,0 +1,219 @@
+"""What is asked of a conversion, and what follows from it: calibration, plan, method."""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from jang_format import BIT_WIDTHS, GROUP_SIZES, quantized_bytes, weight_bytes_of
+from jang_quant._calibration.collect import Progress
+from jang_quant._calibration.run import SELF, calibrate
+from jang_quant._calibration.statistics import Calibration
+from jang_quant._calibration.texts import DEFAULT_LENGTH, DEFAULT_SEQUENCES
+from jang_quant._convert import plan_source
+from jang_quant._errors import PlanError
+from jang_quant._measured_plan import bytes_for_bits, measured_plan
+from jang_quant._plan import DEFAULT_GROUP_SIZE, Plan, PlannedModule
+from jang_quant._profiles import DEFAULT_PROFILE, find_profile, follows_profile
+from jang_quant._quantize import METHODS, MethodName
+from jang_quant._sensitivity import Option, measure
+from jang_quant._sources.source import Source
+
+NO_CALIBRATION: Final = "none"
+
+_UNITS: Final = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+_BINARY_UNITS: Final = {"KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
+# JANG_4K: the bytes of 4 bits in groups of 64, whose scales and biases take half a bit a weight.
+_K_PROFILE: Final = re.compile(r"(?:JANG_)?([2-6])K")
+_OVERHEAD: Final = 0.5
+# An offset in a header may have a few digits more than in the plan that was measured.
+_HEADER_SLACK: Final = 6
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked of a conversion.
+
+    Attributes:
+        profile: Name of a profile, or of a budget such as JANG_4K.
+        bits: Bits a weight over all modules, scales and biases included, instead of a profile.
+        size: Bytes of the weight files, such as "38GB", instead of a profile.
+        method: "rtn", "mse" or "gptq".
+        calibration: "self", "none" or the path of a text; None for what the method needs.
+        group_size: Weights that share scale and bias.
+        sequences: How many sequences of text are run through the model.
+        length: Tokens of each.
+    """
+
+    profile: str | None = None
+    bits: float | None = None
+    size: str | None = None
+    method: MethodName = "rtn"
+    calibration: str | None = None
+    group_size: int = DEFAULT_GROUP_SIZE
+    sequences: int = DEFAULT_SEQUENCES
+    length: int = DEFAULT_LENGTH
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a conversion needs to know before it writes.
+
+    Attributes:
+        plan: Bits and group size of every module.
+        calibration: What was measured; None without calibration.
+        damage: Estimated divergence from the source, in nats a token; None where not estimated.
+    """
+
+    plan: Plan
+    calibration: Calibration | None
+    damage: float | None
+
+
+def check(request: Request) -> None:
+    """Refuse what contradicts itself, before anything is opened.
+
+    Raises:
+        PlanError: If so.
+    """
+    _budget_of(request)
+    find_profile(_base_profile(request))
+    if request.group_size not in GROUP_SIZES:
+        raise PlanError(f"group size: found {request.group_size}, expected one of {GROUP_SIZES}")
+
+
+def needs_calibration(request: Request) -> bool:
+    """Whether text has to be run through the model."""
+    return _text(request) != NO_CALIBRATION
+
+
+def _text(request: Request) -> str:
+    return request.calibration or (NO_CALIBRATION if request.method == "rtn" else SELF)
+
+
+def prepare(
+    source: Source,
+    request: Request,
+    on_progress: Callable[[Progress], None] = lambda progress: None,
+) -> Prepared:
+    """Calibrate and plan, as far as the request needs it.
+
+    Raises:
+        PlanError: If the request contradicts itself, or no plan meets it.
+        SourceError: If the source cannot be run for calibration.
+    """
+    budget = _budget_of(request)
+    base = plan_source(source, find_profile(_base_profile(request)), request.group_size)
+    calibration = None
+    if needs_calibration(request):
+        calibration = calibrate(
+            source,
+            _text(request),
+            sequences=request.sequences,
+            length=request.length,
+            on_progress=on_progress,
+        )
+    if budget is None:
+        return Prepared(plan=base, calibration=calibration, damage=None)
+    name, tensor_bytes = budget(base)
+    if calibration is None:
+        made = measured_plan(base, name, prior_table(base), tensor_bytes)
+        return Prepared(plan=made.plan, calibration=None, damage=None)
+    table = _measured_table(source, base, calibration, request.group_size)
+    made = measured_plan(base, name, table, tensor_bytes)
+    return Prepared(plan=made.plan, calibration=calibration, damage=made.damage)
+
+
+Budget = Callable[[Plan], tuple[str, int]]
+
+
+def _budget_of(request: Request) -> Budget | None:
+    """What names the plan and counts its bytes; None for a profile."""
+    asked = [request.profile, request.bits, request.size]
+    if sum(value is not None for value in asked) > 1:
+        raise PlanError("--profile, --bits and --size: found more than one, expected one of them")
+    if request.method not in METHODS:
+        raise PlanError(f"method: found {request.method!r}, expected one of {', '.join(METHODS)}")
+    if request.bits is not None:
+        return _bits_budget(f"{request.bits:g} bits", request.bits)
+    if request.size is not None:
+        return _size_budget(parse_size(request.size))
+    named = _K_PROFILE.fullmatch((request.profile or "").upper())
+    if named:
+        return _bits_budget(f"JANG_{named[1]}K", int(named[1]) + _OVERHEAD)
+    return None
+
+
+def _base_profile(request: Request) -> str:
+    """The profile whose roles and prior a budget starts from."""
+    named = request.profile or DEFAULT_PROFILE
+    return DEFAULT_PROFILE if _K_PROFILE.fullmatch(named.upper()) else named
+
+
+def _bits_budget(name: str, bits: float) -> Budget:
+    return lambda base: (name, bytes_for_bits(base, bits))
+
+
+def _size_budget(nbytes: int) -> Budget:
+    def budget(base: Plan) -> tuple[str, int]:
+        # Headers state offsets, and offsets grow with the plan: those of the largest plan do.
+        headers = weight_bytes_of(base.tensor_specs("F16")) - base.tensor_bytes
+        return f"{nbytes:,} bytes", nbytes - headers - len(base.modules) * _HEADER_SLACK
+
+    return budget
+
+
+def parse_size(text: str) -> int:
+    """Bytes that a text such as "38GB" or "1.5 GiB" means.
+
+    Raises:
+        PlanError: If it means none.
+    """
+    found = re.fullmatch(r"([0-9]*\.?[0-9]+)\s*([KMGT]I?)?B?", text.strip().upper())
+    if found is None:
+        raise PlanError(f"size: found {text!r}, expected one such as 38GB or 1.5GiB")
+    return int(float(found[1]) * (_UNITS | _BINARY_UNITS)[found[2] or ""])
+
+
+def _variable(base: Plan) -> list[PlannedModule]:
+    """The modules whose bits a budget decides: those whose role's bits differ between profiles."""
+    return [m for m in base.modules if m.bits is not None and follows_profile(m.role)]
+
+
+def prior_table(base: Plan) -> dict[str, Sequence[Option]]:
+    """Options with the damage that the profile's bits suggest, for want of a measurement.
+
+    Where a profile gives one role two bits more than another, an error there counts 16 times as
+    much: each bit more makes the squared error of a weight a quarter.
+    """
+    table: dict[str, Sequence[Option]] = {}
+    for module in _variable(base):
+        assert module.bits is not None
+        assert module.group_size is not None
+        weight = module.parameters * 4.0**module.bits
+        table[module.path] = [
+            Option(
+                bits,
+                module.group_size,
+                quantized_bytes(module.shape, bits, module.group_size),
+                weight * 4.0**-bits,
+            )
+            for bits in BIT_WIDTHS
+        ]
+    return table
+
+
+def _measured_table(
+    source: Source, base: Plan, calibration: Calibration, group_size: int
+) -> Mapping[str, Sequence[Option]]:
+    """Options with the damage that calibration predicts; what it did not reach keeps its bits."""
+    variable = {module.path: module for module in _variable(base)}
+    known = {
+        path: statistics
+        for path, statistics in calibration.modules.items()
+        if path in variable and (statistics.gradients is not None or statistics.lookups is not None)
+    }
+    sizes = sorted({variable[path].group_size or group_size for path in known})
+    return measure(
+        lambda path: source.tensors[f"{path}.weight"].read(), known, sizes, source.float_dtype
+    )
