@@ -1,5 +1,6 @@
 """What calibration says of a model, held against the model itself."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import mlx.core as mx
@@ -11,6 +12,7 @@ from mlx.utils import tree_flatten
 from jang_quant import open_source
 from jang_quant._calibration.collect import collect
 from jang_quant._calibration.statistics import Calibration, CalibrationText
+from jang_quant._calibration.store import load, save
 from jang_quant._calibration.texts import file_text, own_text
 from jang_quant._errors import SourceError
 from jang_quant._sensitivity import damage
@@ -124,3 +126,39 @@ def test_a_file_that_is_no_text_is_refused(tmp_path: Path, content: bytes, messa
     (tmp_path / "text.txt").write_bytes(content)
     with pytest.raises(SourceError, match=message):
         file_text(tmp_path / "text.txt", lambda text: [1] * len(text), length=16)
+
+
+def test_a_calibration_in_a_file_is_the_one_that_was_made(
+    calibration: Calibration, tiny_source: Path, tmp_path: Path
+) -> None:
+    source = open_source(str(tiny_source))
+    file = tmp_path / "known.safetensors"
+    save(calibration, source, file)
+    again = load(file, source)
+    assert again.modules.keys() == calibration.modules.keys()
+    np.testing.assert_array_equal(again.text.tokens, calibration.text.tokens)
+    for path, known in calibration.modules.items():
+        found = again.modules[path]
+        for part in ("hessian", "gradients"):
+            np.testing.assert_array_equal(getattr(found, part), getattr(known, part))
+        assert (found.lookups is None) == (known.lookups is None)
+    # The inputs of q, k and v are one, and are there once.
+    three = [again.modules[f"model.layers.0.self_attn.{x}_proj"].hessian for x in "qkv"]
+    assert three[0] is three[1] is three[2]
+    assert [path.name for path in tmp_path.iterdir()] == ["known.safetensors"]
+
+
+def test_a_calibration_of_another_source_is_refused(
+    calibration: Calibration, tiny_source: Path, tmp_path: Path
+) -> None:
+    source = open_source(str(tiny_source))
+    file = tmp_path / "known.safetensors"
+    save(calibration, replace(source, fingerprint="other"), file)
+    with pytest.raises(SourceError, match="source: found another one, expected"):
+        load(file, source)
+    file.write_bytes(b"nothing")
+    with pytest.raises(SourceError, match="cannot be read"):
+        load(file, source)
+    mx.save_safetensors(str(file), {"a": mx.zeros(1)})
+    with pytest.raises(SourceError, match="format: found None"):
+        load(file, source)

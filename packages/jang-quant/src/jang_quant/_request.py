@@ -3,12 +3,14 @@
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from jang_format import BIT_WIDTHS, GROUP_SIZES, quantized_bytes, weight_bytes_of
 from jang_quant._calibration.collect import Progress
 from jang_quant._calibration.run import SELF, calibrate
 from jang_quant._calibration.statistics import Calibration
+from jang_quant._calibration.store import SUFFIX, load
 from jang_quant._calibration.texts import DEFAULT_LENGTH, DEFAULT_SEQUENCES
 from jang_quant._convert import plan_source
 from jang_quant._errors import PlanError
@@ -39,7 +41,8 @@ class Request:
         bits: Bits a weight over all modules, scales and biases included, instead of a profile.
         size: Bytes of the weight files, such as "38GB", instead of a profile.
         method: "rtn", "mse" or "gptq".
-        calibration: "self", "none" or the path of a text; None for what the method needs.
+        calibration: "self", "none", the path of a text, or that of a file which `calibrate` wrote;
+            None for what the method needs.
         group_size: Weights that share scale and bias.
         sequences: How many sequences of text are run through the model.
         length: Tokens of each.
@@ -91,6 +94,28 @@ def _text(request: Request) -> str:
     return request.calibration or (NO_CALIBRATION if request.method == "rtn" else SELF)
 
 
+def calibration_of(
+    source: Source,
+    request: Request,
+    on_progress: Callable[[Progress], None] = lambda progress: None,
+) -> Calibration:
+    """The calibration that a request asks for, from a file or made now.
+
+    Raises:
+        SourceError: If it cannot be had.
+    """
+    text = _text(request)
+    if text.endswith(SUFFIX):
+        return load(Path(text), source)
+    return calibrate(
+        source,
+        text,
+        sequences=request.sequences,
+        length=request.length,
+        on_progress=on_progress,
+    )
+
+
 def prepare(
     source: Source,
     request: Request,
@@ -106,13 +131,7 @@ def prepare(
     base = plan_source(source, find_profile(_base_profile(request)), request.group_size)
     calibration = None
     if needs_calibration(request):
-        calibration = calibrate(
-            source,
-            _text(request),
-            sequences=request.sequences,
-            length=request.length,
-            on_progress=on_progress,
-        )
+        calibration = calibration_of(source, request, on_progress)
     if budget is None:
         return Prepared(plan=base, calibration=calibration, damage=None)
     name, tensor_bytes = budget(base)

@@ -9,15 +9,22 @@ from rich.console import Console
 from rich.table import Table
 
 from jang_format.terminal import print_json, user_errors
+from jang_quant._calibration.run import SELF
+from jang_quant._calibration.store import SUFFIX, save
+from jang_quant._calibration.texts import DEFAULT_LENGTH, DEFAULT_SEQUENCES
 from jang_quant._convert import refuse_output, refuse_taken
-from jang_quant._errors import JangQuantError
+from jang_quant._errors import ConversionError, JangQuantError
 from jang_quant._profiles import DEFAULT_PROFILE, Profile, profiles
 from jang_quant._quantize import MethodName, Recipe
 from jang_quant._report import conversion_document, plan_document, plan_headline, plan_table
 from jang_quant._request import Prepared, Request, check, needs_calibration, prepare
 from jang_quant._sources.resolve import open_source
 from jang_quant._sources.source import Source
-from jang_quant.progress import convert_with_progress, prepare_with_progress
+from jang_quant.progress import (
+    calibrate_with_progress,
+    convert_with_progress,
+    prepare_with_progress,
+)
 from jang_runtime.blas import blas_in_use
 from jang_runtime.terminal import quiet_libraries
 
@@ -56,7 +63,8 @@ CalibrationOption = Annotated[
     typer.Option(
         "--calibration",
         metavar="FILE|self|none",
-        help="Text that is run through the model: a file, or what the model writes itself.  "
+        help="Text that is run through the model: a file, or what the model writes itself; or a "
+        "file of `calibrate`.  "
         "[default: self, none with rtn]",
     ),
 ]
@@ -115,6 +123,32 @@ def convert(
                 f"wrote {out}: {conversion.weight_bytes:,} bytes of weights, "
                 f"{prepared.plan.bits_per_weight:.3f} bits per weight, {conversion.seconds:.1f} s"
             )
+
+
+@app.command("calibrate", epilog="Example: jang-quant calibrate smollm2 smollm2.safetensors")
+def calibrate_command(
+    source: SourceArgument,
+    out: Annotated[
+        Path, typer.Argument(metavar="OUT", help="The file to write, which ends in .safetensors.")
+    ],
+    text: Annotated[
+        str,
+        typer.Option(metavar="FILE|self", help="Text, or JSON lines with `text`; or the model's."),
+    ] = SELF,
+    sequences: Annotated[int, typer.Option(min=1, help="Sequences of text.")] = DEFAULT_SEQUENCES,
+    length: Annotated[int, typer.Option(min=2, help="Tokens of each.")] = DEFAULT_LENGTH,
+) -> None:
+    """Run text through a model once and keep what its modules see, for many conversions."""
+    request = Request(calibration=text, sequences=sequences, length=length)
+    with user_errors(JangQuantError):
+        if out.suffix != SUFFIX:
+            raise ConversionError(f"OUT: found {out}, expected a name that ends in {SUFFIX}")
+        quiet_libraries()
+        typer.echo(f"multiplying with {blas_in_use()}", err=True)
+        opened = open_source(source)
+        calibration = calibrate_with_progress(opened, request)
+        save(calibration, opened, out)
+        typer.echo(f"wrote {out}: {calibration.text.tokens.size:,} tokens")
 
 
 @app.command("profiles", epilog="Example: jang-quant profiles --json")

@@ -5,13 +5,28 @@ from pathlib import Path
 from jang_format.terminal import byte_progress, count_progress
 from jang_quant import _convert
 from jang_quant._calibration.collect import Progress
+from jang_quant._calibration.statistics import Calibration
 from jang_quant._convert import Conversion
 from jang_quant._plan import Plan
 from jang_quant._quantize import Recipe
-from jang_quant._request import Prepared, Request, prepare
+from jang_quant._request import Prepared, Request, calibration_of, prepare
 from jang_quant._sources.source import Source
 
-__all__ = ["convert_with_progress", "prepare_with_progress"]
+__all__ = ["calibrate_with_progress", "convert_with_progress", "prepare_with_progress"]
+
+
+def calibrate_with_progress(source: Source, request: Request) -> Calibration:
+    """Run text through a model as a request asks for, showing how far it is on stderr.
+
+    Raises:
+        JangQuantError: If the text or the model cannot be had.
+    """
+    with count_progress("calibrating") as show:
+
+        def on_progress(progress: Progress) -> None:
+            show(progress.done, progress.total, progress.what)
+
+        return calibration_of(source, request, on_progress)
 
 
 def prepare_with_progress(source: Source, request: Request) -> Prepared:

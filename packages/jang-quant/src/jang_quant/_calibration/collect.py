@@ -95,6 +95,7 @@ class _Inputs:
         self._sums: dict[str, mx.array] = {}
         self._counts: dict[str, int] = {}
         self._key_of: dict[str, str] = {}
+        self._means: dict[str, Floats] = {}
         self._seen: dict[int, tuple[str, mx.array]] = {}
 
     def __call__(self, path: str, apply: _Apply, x: mx.array) -> mx.array:
@@ -119,7 +120,11 @@ class _Inputs:
     def mean(self, path: str) -> Floats | None:
         """Mean of `x x^T`, `[in, in]`; None where no input was seen."""
         key = self._key_of.get(path)
-        return None if key is None else _mean(self._sums[key], self._counts[key])
+        if key is None:
+            return None
+        if key not in self._means:
+            self._means[key] = _mean(self._sums[key], self._counts[key])
+        return self._means[key]
 
 
 class _Gradients:
