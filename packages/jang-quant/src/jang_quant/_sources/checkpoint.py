@@ -23,6 +23,8 @@ from jang_quant._sources.source import SourceTensor
 from jang_quant._sources.tensor_forms import known_forms
 from jang_runtime.architecture import build_model, parameter_shapes, read_weights, sanitize
 
+_Stamp = tuple[int, int] | None
+
 _DTYPES: Final = {mx.float32: "F32", mx.float16: "F16", mx.bfloat16: "BF16"}
 
 
@@ -55,9 +57,10 @@ def open_tensors(checkpoint: CheckpointFiles) -> dict[str, SourceTensor]:
         SourceError: If tensors are missing, of a wrong shape or type, or not the model's.
         ModelError: If mlx-lm has no class for the model, or its class cannot take the tensors.
     """
+    stamps = {file: _stamp(file) for file in checkpoint.files}
     arrays = _lazy_arrays(checkpoint)
     described = {path: (tuple(array.shape), _DTYPES[array.dtype]) for path, array in arrays.items()}
-    reader = _Reader(lambda: _lazy_arrays(checkpoint), arrays)
+    reader = _Reader(lambda: _lazy_arrays(checkpoint), arrays, stamps)
     return {
         path: SourceTensor(shape=shape, dtype=dtype, read=lambda path=path: reader.read(path))
         for path, (shape, dtype) in described.items()
@@ -72,8 +75,11 @@ class _Reader:
     opening of the files, and so does another thread: MLX computes an array only where it was built.
     """
 
-    def __init__(self, open_arrays: Callable[[], Arrays], arrays: Arrays) -> None:
+    def __init__(
+        self, open_arrays: Callable[[], Arrays], arrays: Arrays, stamps: Mapping[Path, _Stamp]
+    ) -> None:
         self._open = open_arrays
+        self._stamps = stamps
         # Two, so that everything can be read twice in a row without opening the files each time.
         self._openings = deque([arrays], maxlen=2)
         self._thread = threading.get_ident()
@@ -87,7 +93,14 @@ class _Reader:
             stored = cast(NDArray[Any], np.asarray(raw))
         except RuntimeError as error:
             raise SourceError(f"{path}: cannot be read ({error})") from error
+        self._refuse_changes()
         return decode_floats(stored, dtype)
+
+    def _refuse_changes(self) -> None:
+        """MLX says nothing of a file that ends early; what it did not read is anything."""
+        for file, stamp in self._stamps.items():
+            if _stamp(file) != stamp:
+                raise SourceError(f"{file}: found it changed, expected it as it was when opened")
 
     def _take(self, path: str) -> mx.array:
         if threading.get_ident() != self._thread:
@@ -98,6 +111,15 @@ class _Reader:
             opening = self._open()
             self._openings.append(opening)
         return opening.pop(path)
+
+
+def _stamp(file: Path) -> _Stamp:
+    """Size and time of a file; None where there is none."""
+    try:
+        status = file.stat()
+    except OSError:
+        return None
+    return status.st_size, status.st_mtime_ns
 
 
 def _lazy_arrays(checkpoint: CheckpointFiles) -> Arrays:
