@@ -63,7 +63,7 @@ def calibrate(
         )
     else:
         chosen = file_text(
-            Path(text), _encoder(source), sequences=sequences, length=length, seed=seed
+            Path(text), encoder(source), sequences=sequences, length=length, seed=seed
         )
     return _collect(model, chosen, backward, on_progress)
 
@@ -97,7 +97,7 @@ def _vocabulary(source: Source) -> int:
     raise SourceError(f"{source.name}: config.json: vocab_size: found nothing, expected a number")
 
 
-def _encoder(source: Source) -> Callable[[str], list[int]]:
+def encoder(source: Source) -> Callable[[str], list[int]]:
     """The source's tokenizer, without special tokens."""
     from transformers import AutoTokenizer  # a second, which `--help` should not take
 
