@@ -6,7 +6,7 @@ from typing import Final
 from rich.console import Console
 
 from jang._cache import cached_path, remove_stale_partials
-from jang_format import JangFormatError, read_json
+from jang_format import BLOCK_LAYOUT, JangFormatError, read_json
 from jang_quant import ConversionError, find_profile, open_source, plan_source
 from jang_quant.progress import convert_with_progress
 
@@ -52,8 +52,10 @@ def prepare(model: str, profile: str) -> Path:
 
 
 def is_quantized(path: Path) -> bool:
-    """Whether a path is a model directory whose config names its quantization."""
+    """Whether a path is a converted directory, in either layout."""
     try:
+        if any(BLOCK_LAYOUT.is_shard(file.name) for file in path.iterdir()):
+            return True
         return bool(read_json(path / _CONFIG).get("quantization"))
     except (JangFormatError, OSError):
         return False
