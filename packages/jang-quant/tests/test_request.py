@@ -123,3 +123,16 @@ def test_the_plan_for_programs_has_the_damage_and_every_module(tiny_source: Path
     assert document["damage"] is None
     assert document["bits_per_weight"] <= 5
     assert len(document["modules"]) > 10
+
+
+def test_the_published_table_gives_what_the_published_package_does() -> None:
+    source = open_source("smollm2")
+    ours = prepare(source, Request(profile="4M")).plan
+    theirs = prepare(source, Request(profile="4M", profile_table="published")).plan
+    assert (ours.name, theirs.name) == ("JANG_4M", "JANG_4M (published)")
+    bits = {module.role: module.bits for module in theirs.modules}
+    assert bits == {"mlp": 4, "attention": 8, "embedding": 8}
+    listed = CliRunner().invoke(
+        app, ["plan", "smollm2", "-p", "4M", "--profile-table", "published"]
+    )
+    assert "JANG_4M (published)" in listed.stdout

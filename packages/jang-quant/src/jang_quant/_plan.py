@@ -153,7 +153,7 @@ def make_plan(
     roles = {path: role_of(path, modules) for path in modules}
     bits = _bits_of_roles(frozenset(roles.values()), profile)
     return Plan(
-        name=profile.name,
+        name=profile.title,
         modules=tuple(
             _planned_module(path, shape, roles[path], bits[roles[path]], group_size)
             for path, shape in modules.items()

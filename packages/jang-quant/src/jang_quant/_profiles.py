@@ -5,11 +5,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from jang_quant._errors import PlanError
 
 DEFAULT_PROFILE: Final = "JANG_4M"
+
+ProfileTable = Literal["jang", "published"]
 
 
 @dataclass(frozen=True)
@@ -19,12 +21,18 @@ class Profile:
     Attributes:
         name: Such as "JANG_4M".
         bits: By column: mlp, attention, embedding, head. `bits_for` gives those of a role.
-        family: "jang" for the eleven profiles, "uniform" for those to compare with.
+        family: "jang" for the eleven profiles, "published" for what the published package makes of
+            their names, "uniform" for the same bits everywhere.
     """
 
     name: str
     bits: Mapping[str, int]
     family: str
+
+    @property
+    def title(self) -> str:
+        """The name, and whose it is where that is not ours."""
+        return f"{self.name} ({self.family})" if self.family == "published" else self.name
 
     def bits_for(self, role: str) -> int | None:
         """Bits of a role of roles.toml, or of "tied embedding"; None leaves it unquantized.
@@ -64,15 +72,20 @@ def profiles() -> tuple[Profile, ...]:
     )
 
 
-def find_profile(name: str) -> Profile:
+def find_profile(name: str, table: ProfileTable = "jang") -> Profile:
     """The profile of a name; case does not matter, and "4M" is JANG_4M.
+
+    Args:
+        name: The name.
+        table: Whose table the eleven names are looked up in.
 
     Raises:
         PlanError: If there is none.
     """
     wanted = name.upper().replace("-", "_")
-    for profile in profiles():
+    known = [profile for profile in profiles() if profile.family in (table, "uniform")]
+    for profile in known:
         if profile.name in (wanted, f"JANG_{wanted}"):
             return profile
-    known = ", ".join(profile.name for profile in profiles())
-    raise PlanError(f"profile: found {name!r}, expected one of {known}")
+    names = ", ".join(profile.name for profile in known)
+    raise PlanError(f"profile: found {name!r}, expected one of {names}")

@@ -16,7 +16,7 @@ from jang_quant._convert import plan_source
 from jang_quant._errors import PlanError
 from jang_quant._measured_plan import bytes_for_bits, measured_plan
 from jang_quant._plan import DEFAULT_GROUP_SIZE, Plan, PlannedModule
-from jang_quant._profiles import DEFAULT_PROFILE, find_profile, follows_profile
+from jang_quant._profiles import DEFAULT_PROFILE, ProfileTable, find_profile, follows_profile
 from jang_quant._quantize import METHODS, MethodName
 from jang_quant._sensitivity import Option, measure
 from jang_quant._sources.source import Source
@@ -46,6 +46,7 @@ class Request:
         group_size: Weights that share scale and bias.
         sequences: How many sequences of text are run through the model.
         length: Tokens of each.
+        profile_table: Whose table a profile is looked up in: "jang" or "published".
     """
 
     profile: str | None = None
@@ -56,6 +57,7 @@ class Request:
     group_size: int = DEFAULT_GROUP_SIZE
     sequences: int = DEFAULT_SEQUENCES
     length: int = DEFAULT_LENGTH
+    profile_table: ProfileTable = "jang"
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ def check(request: Request) -> None:
         PlanError: If so.
     """
     _budget_of(request)
-    find_profile(_base_profile(request))
+    find_profile(_base_profile(request), request.profile_table)
     if request.group_size not in GROUP_SIZES:
         raise PlanError(f"group size: found {request.group_size}, expected one of {GROUP_SIZES}")
 
@@ -128,7 +130,9 @@ def prepare(
         SourceError: If the source cannot be run for calibration.
     """
     budget = _budget_of(request)
-    base = plan_source(source, find_profile(_base_profile(request)), request.group_size)
+    base = plan_source(
+        source, find_profile(_base_profile(request), request.profile_table), request.group_size
+    )
     calibration = None
     if needs_calibration(request):
         calibration = calibration_of(source, request, on_progress)

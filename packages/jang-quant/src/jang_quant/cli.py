@@ -14,7 +14,7 @@ from jang_quant._calibration.store import SUFFIX, save
 from jang_quant._calibration.texts import DEFAULT_LENGTH, DEFAULT_SEQUENCES
 from jang_quant._convert import refuse_output, refuse_taken
 from jang_quant._errors import ConversionError, JangQuantError
-from jang_quant._profiles import DEFAULT_PROFILE, Profile, profiles
+from jang_quant._profiles import DEFAULT_PROFILE, Profile, ProfileTable, profiles
 from jang_quant._quantize import MethodName, Recipe
 from jang_quant._report import conversion_document, plan_document, plan_headline, plan_table
 from jang_quant._request import Prepared, Request, check, needs_calibration, prepare
@@ -47,6 +47,10 @@ ProfileOption = Annotated[
         f"[default: {DEFAULT_PROFILE}]",
     ),
 ]
+ProfileTableOption = Annotated[
+    ProfileTable,
+    typer.Option("--profile-table", help="Whose table: ours, or that of the published package."),
+]
 BitsOption = Annotated[
     float | None,
     typer.Option("--bits", "-b", help="Bits per weight in all, instead of a profile: 3.1."),
@@ -78,6 +82,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON documen
 def plan(
     source: SourceArgument,
     profile: ProfileOption = None,
+    profile_table: ProfileTableOption = "jang",
     bits: BitsOption = None,
     size: SizeOption = None,
     calibration: CalibrationOption = None,
@@ -85,7 +90,9 @@ def plan(
     as_json: JsonOption = False,
 ) -> None:
     """Say what a conversion would give: bits, group size and bytes of every module."""
-    request = Request(profile, bits, size, "rtn", calibration, group_size)
+    request = Request(
+        profile, bits, size, "rtn", calibration, group_size, profile_table=profile_table
+    )
     with user_errors(JangQuantError):
         opened, prepared = _open_and_prepare(source, request)
         if as_json:
@@ -99,6 +106,7 @@ def convert(
     source: SourceArgument,
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The directory to make.")],
     profile: ProfileOption = None,
+    profile_table: ProfileTableOption = "jang",
     bits: BitsOption = None,
     size: SizeOption = None,
     method: MethodOption = "rtn",
@@ -107,7 +115,9 @@ def convert(
     as_json: JsonOption = False,
 ) -> None:
     """Convert a model and write it so that every MLX program loads it."""
-    request = Request(profile, bits, size, method, calibration, group_size)
+    request = Request(
+        profile, bits, size, method, calibration, group_size, profile_table=profile_table
+    )
     with user_errors(JangQuantError):
         refuse_taken(out)
         opened, prepared = _open_and_prepare(source, request)
@@ -168,7 +178,7 @@ def profiles_command(as_json: JsonOption = False) -> None:
     for profile in profiles():
         if previous is not None and previous.family != profile.family:
             table.add_section()
-        table.add_row(profile.name, *(str(profile.bits[role]) for role in _ROLES))
+        table.add_row(profile.title, *(str(profile.bits[role]) for role in _ROLES))
         previous = profile
     Console().print(table)
 
