@@ -50,6 +50,10 @@ HANG_SECONDS: Final = 20
 MOST_BYTES: Final = 4 << 30
 
 
+class Hang(BaseException):
+    """A case takes so long that it may never end; readers must not catch that."""
+
+
 class Arena:
     """A directory that takes the form of one case after the other, and what is beside it."""
 
@@ -99,16 +103,20 @@ class Arena:
         self.put(apply(self.bases[base], edits))
         self._opened.clear()
         self._watching = True
-        start = time.monotonic()
+        # Of the processor, so that a busy machine fails nothing.
+        start = time.process_time()
+        errors: list[Exception] = []
         signal.alarm(HANG_SECONDS)
         try:
             errors, answers = read_everything(self.directory)
             failures = [fault for error in (*errors, *answers) for fault in faults_of(error)]
             failures += validation_faults(self.directory, bool(errors))
+        except Hang:
+            failures = [f"nothing after {HANG_SECONDS} s"]
         finally:
             signal.alarm(0)
             self._watching = False
-        seconds = time.monotonic() - start
+        seconds = time.process_time() - start
         if seconds > LONGEST_SECONDS:
             failures.append(f"took {seconds:.1f} s")
         strangers = {
@@ -216,7 +224,7 @@ def prepare() -> None:
         resource.setrlimit(resource.RLIMIT_AS, (MOST_BYTES, resource.RLIM_INFINITY))
 
     def stop(*_: object) -> None:
-        raise TimeoutError("it hangs")
+        raise Hang
 
     signal.signal(signal.SIGALRM, stop)
 
