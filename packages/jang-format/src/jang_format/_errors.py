@@ -36,7 +36,7 @@ class DirectoryError(JangFormatError):
         self.file = printable(str(file))
         self.field = printable(field)
         self.found = printable(str(found))
-        self.expected = expected
+        self.expected = printable(expected)
         super().__init__(f"{file}: {self.field}: found {self.found}, expected {expected}")
 
 
