@@ -12,6 +12,7 @@ def test_the_public_names_are_these_and_all_exist() -> None:
 NAMES = [
     "Conversion",
     "ConversionError",
+    "ConvertedModule",
     "DEFAULT_PROFILE",
     "JangQuantError",
     "Plan",

@@ -6,8 +6,9 @@
 
 # Before anything imports MLX, which a fast BLAS has to precede.
 import jang_runtime.blas  # noqa: F401 # pyright: ignore[reportUnusedImport]
-from jang_quant._convert import Conversion, Progress, convert, plan_source
+from jang_quant._convert import Progress, convert, plan_source
 from jang_quant._errors import ConversionError, JangQuantError, PlanError, SourceError
+from jang_quant._outcome import Conversion, ConvertedModule
 from jang_quant._plan import Plan, PlannedModule, PlannedParameter, make_plan
 from jang_quant._profiles import DEFAULT_PROFILE, Profile, find_profile, profiles
 from jang_quant._quantize import Recipe
@@ -21,6 +22,7 @@ __all__ = [
     "DEFAULT_PROFILE",
     "Conversion",
     "ConversionError",
+    "ConvertedModule",
     "JangQuantError",
     "Plan",
     "PlanError",

@@ -16,6 +16,8 @@ from jang_format import (
     JangFormatError,
     Provenance,
     QuantizedModule,
+    QuantizedTensor,
+    dequantize,
     encode_floats,
     fits_f16,
     manifest,
@@ -25,6 +27,7 @@ from jang_format import (
     refuse_existing,
 )
 from jang_quant._errors import ConversionError, SourceError
+from jang_quant._outcome import Conversion, ConvertedModule
 from jang_quant._plan import DEFAULT_GROUP_SIZE, Plan, PlannedModule, make_plan
 from jang_quant._profiles import Profile
 from jang_quant._quantize import Quantize, Recipe, quantizer
@@ -42,25 +45,6 @@ class Progress:
     done: int
     total: int
     path: str
-
-
-@dataclass(frozen=True)
-class Conversion:
-    """A finished conversion.
-
-    Attributes:
-        out: The directory written.
-        plan: The plan it follows.
-        weight_bytes: Size of the weight files.
-        float_dtype: How scales, biases and unquantized tensors are stored.
-        seconds: Time it took.
-    """
-
-    out: Path
-    plan: Plan
-    weight_bytes: int
-    float_dtype: str
-    seconds: float
 
 
 _PLAIN: Final = Recipe()
@@ -130,10 +114,10 @@ def convert(
     preferred = source.float_dtype
     try:
         try:
-            weight_bytes = _write(source, out, plan, recipe, preferred, on_progress)
+            weight_bytes, modules = _write(source, out, plan, recipe, preferred, on_progress)
         except _BeyondF16Error:
             preferred = "BF16"
-            weight_bytes = _write(source, out, plan, recipe, preferred, on_progress)
+            weight_bytes, modules = _write(source, out, plan, recipe, preferred, on_progress)
     except (JangFormatError, OSError) as error:
         raise ConversionError(str(error)) from error
     return Conversion(
@@ -142,6 +126,7 @@ def convert(
         weight_bytes=weight_bytes,
         float_dtype=preferred,
         seconds=time.monotonic() - started,
+        modules=modules,
     )
 
 
@@ -178,22 +163,24 @@ def _write(
     recipe: Recipe,
     float_dtype: str,
     on_progress: Callable[[Progress], None],
-) -> int:
-    """Write the whole directory; returns the bytes of its weight files."""
+) -> tuple[int, tuple[ConvertedModule, ...]]:
+    """Write the whole directory; returns the bytes of its weight files, and what was written."""
     done, total = 0, plan.tensor_bytes
+    converted: list[ConvertedModule] = []
     quantize = quantizer(recipe)
     with open_writer(out, plan.tensor_specs(float_dtype)) as writer:
         for module in plan.modules:
             name = f"{module.path}.weight"
             values = _finite_values(source, name, source.tensors[name])
-            done += _write_module(writer, module, values, float_dtype, quantize)
+            converted.append(_write_module(writer, module, values, float_dtype, quantize))
+            done += converted[-1].nbytes
             on_progress(Progress(done=done, total=total, path=module.path))
         for path, other in plan.others.items():
             values = _finite_values(source, path, source.tensors[path])
             done += _write_floats(writer, path, values, other.dtype(float_dtype))
             on_progress(Progress(done=done, total=total, path=path))
         _write_descriptions(writer, source, plan, recipe)
-        return writer.weight_bytes
+        return writer.weight_bytes, tuple(converted)
 
 
 def _finite_values(source: Source, name: str, tensor: SourceTensor) -> NDArray[np.float32]:
@@ -210,15 +197,35 @@ def _write_module(
     values: NDArray[np.float32],
     float_dtype: str,
     quantize: Quantize,
-) -> int:
+) -> ConvertedModule:
+    started = time.monotonic()
     if module.bits is None or module.group_size is None:
-        return _write_floats(writer, f"{module.path}.weight", values, float_dtype)
-    # A fitted bias may lie a little outside the range of the values.
-    _check_range(values * np.float32(1.25), float_dtype)
-    quantized = quantize(module.path, values, module.bits, module.group_size, float_dtype)
-    for part, data in mlx_arrays(quantized).items():
-        writer.write_tensor(f"{module.path}.{part}", data)
-    return quantized.nbytes
+        nbytes = _write_floats(writer, f"{module.path}.weight", values, float_dtype)
+        error = 0.0
+    else:
+        # A fitted bias may lie a little outside the range of the values.
+        _check_range(values * np.float32(1.25), float_dtype)
+        quantized = quantize(module.path, values, module.bits, module.group_size, float_dtype)
+        for part, data in mlx_arrays(quantized).items():
+            writer.write_tensor(f"{module.path}.{part}", data)
+        nbytes = quantized.nbytes
+        error = _relative_error(quantized, values)
+    return ConvertedModule(
+        path=module.path,
+        role=module.role,
+        bits=module.bits,
+        group_size=module.group_size,
+        nbytes=nbytes,
+        relative_error=error,
+        seconds=time.monotonic() - started,
+        note="",
+    )
+
+
+def _relative_error(quantized: QuantizedTensor, values: NDArray[np.float32]) -> float:
+    size = float(np.square(values, dtype=np.float64).sum())
+    off = float(np.square(dequantize(quantized) - values, dtype=np.float64).sum())
+    return off / size if size else 0.0
 
 
 def _write_floats(

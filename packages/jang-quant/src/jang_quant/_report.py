@@ -6,7 +6,7 @@ from typing import Any
 
 from rich.table import Table
 
-from jang_quant._convert import Conversion
+from jang_quant._outcome import Conversion
 from jang_quant._plan import Plan, PlannedModule, PlannedParameter
 from jang_quant._sources.source import Source
 

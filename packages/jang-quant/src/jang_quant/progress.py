@@ -6,7 +6,7 @@ from jang_format.terminal import byte_progress, count_progress
 from jang_quant import _convert
 from jang_quant._calibration.collect import Progress
 from jang_quant._calibration.statistics import Calibration
-from jang_quant._convert import Conversion
+from jang_quant._outcome import Conversion
 from jang_quant._plan import Plan
 from jang_quant._quantize import Recipe
 from jang_quant._request import Prepared, Request, calibration_of, prepare
