@@ -11,3 +11,6 @@ prange = range
 
 def get_num_threads() -> int: ...
 def set_num_threads(n: int) -> None: ...
+
+class config:
+    NUMBA_NUM_THREADS: int

@@ -150,13 +150,13 @@ def test_nan_and_infinity_are_refused_with_the_tensors_name_and_nothing_is_left(
     source = open_source(str(directory))
     name = "model.layers.1.self_attn.k_proj.weight"
 
-    def read() -> Any:
+    def load() -> Any:
         values = source.tensors[name].read()
         values[3, 4] = bad
-        return values
+        return values, "F32"
 
     poisoned = replace(
-        source, tensors=dict(source.tensors) | {name: replace(source.tensors[name], read=read)}
+        source, tensors=dict(source.tensors) | {name: replace(source.tensors[name], load=load)}
     )
     with pytest.raises(SourceError, match=f"{name}: found NaN or infinity"):
         convert(poisoned, tmp_path / "out", plan_source(source, find_profile("4M")))

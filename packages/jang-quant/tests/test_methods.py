@@ -99,6 +99,13 @@ def correlated(columns: int, seed: int = 0) -> tuple[NDArray[np.float64], NDArra
     return inputs, inputs.T @ inputs / len(inputs)
 
 
+def by_gptq(
+    weight: Floats, bits: int, group_size: int, hessian: NDArray[np.float64]
+) -> QuantizedTensor:
+    moments = hessian.astype(np.float32)
+    return gptq.quantize(weight, bits, group_size, "F16", lambda _: moments).tensor
+
+
 def output_error(tensor: QuantizedTensor, weight: Floats, hessian: NDArray[np.float64]) -> float:
     off = dequantize(tensor).astype(np.float64) - weight
     return float(np.einsum("oi,ij,oj->", off, hessian, off, optimize=True))
@@ -112,9 +119,9 @@ def test_each_method_makes_the_output_better_than_the_one_before(
     weight = np.random.default_rng(1).normal(0, 0.05, (48, 256)).astype(np.float32)
     _, hessian = correlated(256)
     moments = np.diag(hessian).astype(np.float32)
-    plain = rtn.quantize(weight, bits, group_size, "F16")
-    searched = mse.quantize(weight, bits, group_size, "F16", moments)
-    made_up = gptq.quantize(weight, bits, group_size, "F16", hessian)
+    plain = rtn.quantize(weight, bits, group_size, "F16").tensor
+    searched = mse.quantize(weight, bits, group_size, "F16", moments[None]).tensor
+    made_up = by_gptq(weight, bits, group_size, hessian)
     # Wide codes leave the search little to gain; what it looks at is the diagonal.
     alone = np.diag(moments.astype(np.float64))
     gain = 0.98 if bits < 6 else 1.0
@@ -157,7 +164,7 @@ def slow_gptq(
 def test_gptq_is_the_algorithm_of_the_paper(bits: int) -> None:
     weight = np.random.default_rng(2).normal(0, 0.05, (20, 192)).astype(np.float32)
     _, hessian = correlated(192)
-    fast = dequantize(gptq.quantize(weight, bits, 64, "F16", hessian))
+    fast = dequantize(by_gptq(weight, bits, 64, hessian))
     slow = slow_gptq(weight, bits, 64, hessian)
     # A code on the edge between two steps may fall to either side, and others follow it.
     same_rows = np.isclose(fast, slow, atol=1e-6).all(axis=1)
@@ -170,9 +177,9 @@ def test_gptq_is_the_algorithm_of_the_paper(bits: int) -> None:
 
 
 METHODS: dict[str, Callable[[Floats], QuantizedTensor]] = {
-    "rtn": lambda weight: rtn.quantize(weight, 3, 64, "F16"),
-    "mse": lambda weight: mse.quantize(weight, 3, 64, "F16"),
-    "gptq": lambda weight: gptq.quantize(weight, 3, 64, "F16", correlated(weight.shape[1])[1]),
+    "rtn": lambda weight: rtn.quantize(weight, 3, 64, "F16").tensor,
+    "mse": lambda weight: mse.quantize(weight, 3, 64, "F16").tensor,
+    "gptq": lambda weight: by_gptq(weight, 3, 64, correlated(weight.shape[1])[1]),
 }
 
 
@@ -195,11 +202,52 @@ def test_the_number_of_threads_does_not_change_a_bit(method: str) -> None:
 
 def test_a_stack_is_quantized_expert_by_expert() -> None:
     weight = np.random.default_rng(4).normal(0, 0.05, (3, 8, 128)).astype(np.float32)
-    moments = np.random.default_rng(5).exponential(size=(3, 128)).astype(np.float32)
-    stack = dequantize(mse.quantize(weight, 4, 32, "BF16", moments))
+    hessians = [correlated(128, seed)[1].astype(np.float32) for seed in range(3)]
+    moments = np.stack([np.diag(hessian) for hessian in hessians])
+    searched = mse.quantize(weight, 4, 32, "BF16", moments)
+    made_up = gptq.quantize(weight, 4, 32, "BF16", hessians.__getitem__)
     for expert in range(3):
-        alone = dequantize(mse.quantize(weight[expert], 4, 32, "BF16", moments[expert]))
-        np.testing.assert_array_equal(stack[expert], alone)
+        own = mse.quantize(weight[expert], 4, 32, "BF16", moments[expert][None])
+        np.testing.assert_array_equal(dequantize(searched.tensor)[expert], dequantize(own.tensor))
+        own = gptq.quantize(weight[expert], 4, 32, "BF16", lambda _, n=expert: hessians[n])
+        np.testing.assert_array_equal(dequantize(made_up.tensor)[expert], dequantize(own.tensor))
+
+
+@pytest.mark.parametrize("group_size", GROUP_SIZES)
+@pytest.mark.parametrize("bits", BIT_WIDTHS)
+def test_codes_are_packed_as_the_format_says_and_errors_are_those_of_the_result(
+    bits: int, group_size: int
+) -> None:
+    """In the methods' own packing; the format's unpacking is held against MLX's."""
+    raw = np.random.default_rng(7).integers(0x3C00, 0x3D00, (9, 256)).astype(np.uint16)
+    values = decode_floats(raw, "BF16")
+    hessian = correlated(256)[1].astype(np.float32)
+    for quantize in (
+        lambda weight: rtn.quantize(weight, bits, group_size, "F16"),
+        lambda weight: mse.quantize(weight, bits, group_size, "F16"),
+        lambda weight: gptq.quantize(weight, bits, group_size, "F16", lambda _: hessian),
+    ):
+        found, from_bf16 = quantize(values), quantize(raw)
+        np.testing.assert_array_equal(found.tensor.packed, from_bf16.tensor.packed)
+        off = dequantize(found.tensor).astype(np.float64) - values
+        assert found.squared_error == pytest.approx(np.square(off).sum(), rel=1e-3)
+        assert found.squares == pytest.approx(np.square(values, dtype=np.float64).sum(), rel=1e-5)
+
+
+@pytest.mark.parametrize("bits", BIT_WIDTHS)
+def test_rounding_to_nearest_is_two_fits_from_the_groups_own_range(bits: int) -> None:
+    weight = np.random.default_rng(8).normal(0.01, 0.05, (40, 64)).astype(np.float32)
+    found = rtn.quantize(weight, bits, 64, "F16").tensor
+    scales, biases = (decode_floats(part, "F16")[:, 0] for part in (found.scales, found.biases))
+    low, span = weight.min(axis=1).astype(float), np.ptp(weight, axis=1).astype(float)
+    for row, values in enumerate(weight.astype(float)):
+        scale, bias = span[row] / (2**bits - 1), low[row]
+        for _ in range(FITS):
+            codes = np.clip(np.rint((values - bias) / scale), 0, 2**bits - 1)
+            scale, bias = np.polyfit(codes, values, 1)
+        # A value between two steps may fall to either in float32, and moves the fit a little.
+        assert scales[row] == pytest.approx(scale, rel=4e-3)
+        assert biases[row] == pytest.approx(bias, rel=4e-3, abs=2e-4)
 
 
 @pytest.mark.parametrize("dtype", sorted(STORED_BITS))
@@ -210,9 +258,9 @@ def test_a_group_of_one_value_and_inputs_that_are_always_zero_do_no_harm(dtype: 
     _, hessian = correlated(128)
     hessian[:, 5] = hessian[5, :] = 0
     for tensor in (
-        mse.quantize(weight, 2, 64, dtype, np.diag(hessian).astype(np.float32)),
-        mse.quantize(weight, 2, 64, dtype, np.zeros(128, dtype=np.float32)),
-        gptq.quantize(weight, 2, 64, dtype, hessian),
+        mse.quantize(weight, 2, 64, dtype, np.diag(hessian).astype(np.float32)[None]).tensor,
+        mse.quantize(weight, 2, 64, dtype, np.zeros((1, 128), dtype=np.float32)).tensor,
+        gptq.quantize(weight, 2, 64, dtype, lambda _: hessian.astype(np.float32)).tensor,
     ):
         values = dequantize(tensor)
         assert np.isfinite(decode_floats(tensor.scales, dtype)).all()

@@ -58,7 +58,7 @@ def test_sizes_are_read_as_people_write_them(text: str, nbytes: float) -> None:
         (["--bits", "3", "--profile", "JANG_4M"], "found more than one, expected one of them"),
         (["--bits", "1.5"], "budget: found"),
         (["--profile", "JANG_9Z"], "profile: found 'JANG_9Z'"),
-        (["--calibration", "nowhere.txt"], "nowhere.txt: cannot be read as UTF-8 text"),
+        (["--calibration", "nowhere.txt"], "nowhere.txt: cannot be read (No such file"),
     ],
 )
 def test_what_cannot_be_met_is_one_line_and_status_2(
@@ -75,7 +75,7 @@ def test_a_calibrated_conversion_says_what_it_was_calibrated_with(
     method: str, tiny_source: Path, tmp_path: Path
 ) -> None:
     source = open_source(str(tiny_source))
-    prepared = prepare(source, small_text(method, bits=4.5))
+    prepared = prepare(source, small_text(method, bits=4.5), tmp_path)
     assert prepared.damage is not None
     assert prepared.damage > 0
     recipe = Recipe(method, prepared.calibration)  # type: ignore[arg-type]
@@ -85,7 +85,9 @@ def test_a_calibrated_conversion_says_what_it_was_calibrated_with(
     assert stated["method"] == method
     facts = stated["calibration"]
     assert (facts["text"], facts["sequences"], facts["length"], facts["seed"]) == ("self", 6, 24, 0)
-    again = prepare(source, small_text(method, bits=4.5))
+    other = tmp_path / "other"
+    other.mkdir()
+    again = prepare(source, small_text(method, bits=4.5), other)
     assert again.calibration is not None
     assert prepared.calibration is not None
     np.testing.assert_array_equal(again.calibration.text.tokens, prepared.calibration.text.tokens)
@@ -96,11 +98,11 @@ def test_gptq_answers_more_like_the_source_than_rtn_in_the_same_bytes(
 ) -> None:
     from mlx_lm.utils import load_model
 
-    from jang_quant._calibration.run import _dense_model
+    from jang_quant._calibration.run import _whole_model
 
     source = open_source(str(tiny_source))
-    reference = _dense_model(source)
-    prepared = prepare(source, small_text("gptq", profile="UNIFORM_3"))
+    reference = _whole_model(source)
+    prepared = prepare(source, small_text("gptq", profile="UNIFORM_3"), tmp_path)
     assert prepared.calibration is not None
     tokens = mx.array(prepared.calibration.text.tokens)
     expected = np.array(reference(tokens))

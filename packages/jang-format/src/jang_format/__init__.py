@@ -36,12 +36,20 @@ from jang_format._quantized import (
     GROUP_SIZES,
     QuantizedTensor,
     assemble,
+    assemble_packed,
     dequantize,
     quantized_bytes,
 )
 from jang_format._reader import ModelDirectory, read_directory
-from jang_format._safetensors import StoredTensor, TensorSpec, read_header
+from jang_format._safetensors import (
+    StoredTensor,
+    TensorSpec,
+    WeightFile,
+    read_header,
+    read_weight_file,
+)
 from jang_format._summary import Summary, SummaryModule, SummaryRow, summarize
+from jang_format._tensor_file import write_tensor_file
 from jang_format._validate import Problem, Validation, validate
 from jang_format._version import __version__
 from jang_format._writer import (
@@ -86,9 +94,11 @@ __all__ = [
     "TensorSpec",
     "UnsupportedVersionError",
     "Validation",
+    "WeightFile",
     "__version__",
     "assemble",
     "assemble_blocks",
+    "assemble_packed",
     "block_arrays",
     "block_offsets",
     "block_specs",
@@ -110,9 +120,11 @@ __all__ = [
     "read_directory",
     "read_header",
     "read_json",
+    "read_weight_file",
     "refuse_existing",
     "summarize",
     "unpack_codes",
     "validate",
     "weight_bytes_of",
+    "write_tensor_file",
 ]

@@ -82,21 +82,38 @@ def assemble(
         InvalidTensorError: If bits, group size or shapes do not fit each other, or a scale or bias
             is beyond the range of `dtype`.
     """
+    return assemble_packed(pack_codes(codes, bits), scales, biases, bits, dtype)
+
+
+def assemble_packed(
+    words: NDArray[np.uint32],
+    scales: NDArray[np.float32],
+    biases: NDArray[np.float32],
+    bits: int,
+    dtype: str,
+) -> QuantizedTensor:
+    """Like `assemble`, with codes that are packed already, `[..., out, in // 32 * bits]`.
+
+    Raises:
+        InvalidTensorError: As `assemble` does.
+    """
+    check_bits(bits)
+    columns = words.shape[-1] // bits * 32
     groups = scales.shape[-1] if scales.ndim else 0
-    if scales.shape != biases.shape or codes.shape[:-1] != scales.shape[:-1] or groups == 0:
+    if scales.shape != biases.shape or words.shape[:-1] != scales.shape[:-1] or groups == 0:
         raise InvalidTensorError(
             f"scales: found {scales.shape} and biases {biases.shape}, expected groups of the codes "
-            f"{codes.shape}"
+            f"{(*words.shape[:-1], columns)}"
         )
-    group_size = codes.shape[-1] // groups
+    group_size = columns // groups
     check_group_size(group_size)
     return QuantizedTensor(
-        packed=pack_codes(codes, bits).reshape(-1).view(np.uint8),
+        packed=words.reshape(-1).view(np.uint8),
         bit_map=uniform_bit_map(bits, scales.shape),
         scales=encode_floats(scales, dtype),
         biases=encode_floats(biases, dtype),
         zeros=None,
-        shape=codes.shape,
+        shape=(*words.shape[:-1], columns),
         group_size=group_size,
         dtype=dtype,
     )

@@ -2,7 +2,7 @@
 
 All tensors are announced first, so that shards, headers and the size on disk are known before the
 first byte; then each is written to its place. Everything goes to a hidden directory beside the
-target, which is renamed into place at the end.
+target, or to a folder whose work can be taken up again, and is renamed into place at the end.
 """
 
 import hashlib
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from jang_format._digests import DIGESTS_FILE, Digests, digest_of, digest_of_array
 from jang_format._dtypes import STORAGE
 from jang_format._errors import InvalidTensorError, OutputError
+from jang_format._journal import begin_journal, note_tensor, plan_digest, read_journal
 from jang_format._layouts import MLX_LAYOUT, Layout
 from jang_format._safetensors import FileLayout, TensorSpec, lay_out
 
@@ -67,10 +68,16 @@ class DirectoryWriter:
 
     Attributes:
         weight_bytes: Size of all weight files together, headers included.
+        written: Names of the tensors that are there already, from work that was broken off.
     """
 
     def __init__(
-        self, work: Path, specs: Sequence[TensorSpec], layout: Layout, shard_bytes: int
+        self,
+        work: Path,
+        specs: Sequence[TensorSpec],
+        layout: Layout,
+        shard_bytes: int,
+        journal: Path | None,
     ) -> None:
         shards = split_into_shards(specs, shard_bytes)
         self._work = work
@@ -85,7 +92,11 @@ class DirectoryWriter:
             self._layouts[name] = lay_out(shard, layout.metadata)
             self._shard_of.update((spec.name, name) for spec in shard)
         self._waiting = {name: len(layout.offsets) for name, layout in self._layouts.items()}
-        self._tensor_digests: dict[str, str] = {}
+        self._journal = journal
+        self._tensor_digests = self._take_up(journal) if journal else {}
+        self.written = frozenset(self._tensor_digests)
+        for name in self.written:
+            self._waiting[self._shard_of[name]] -= 1
         self._file_digests: dict[str, str] = {}
         self._open: dict[str, BinaryIO] = {}
         self.weight_bytes = sum(layout.nbytes for layout in self._layouts.values())
@@ -107,15 +118,44 @@ class DirectoryWriter:
         layout = self._layouts[shard]
         stream = self._open.get(shard)
         if stream is None:
-            stream = self._open[shard] = (self._work / shard).open("wb")
-            stream.write(layout.header)
+            stream = self._open[shard] = self._open_shard(shard)
         stream.seek(layout.offsets[name])
         flat = np.ascontiguousarray(data).reshape(-1).view(np.uint8)
         stream.write(flat.data)
         self._tensor_digests[name] = digest_of_array(flat)
+        if self._journal is not None:
+            stream.flush()
+            note_tensor(self._journal, name, self._tensor_digests[name])
         self._waiting[shard] -= 1
         if not self._waiting[shard]:
             _sync_and_close(self._open.pop(shard))
+
+    def _open_shard(self, shard: str) -> BinaryIO:
+        file = self._work / shard
+        if any(self._shard_of[name] == shard for name in self.written):
+            return file.open("r+b")
+        stream = file.open("wb")
+        stream.write(self._layouts[shard].header)
+        return stream
+
+    def _take_up(self, journal: Path) -> dict[str, str]:
+        """Digests of the tensors that a process before this one has written whole."""
+        plan = plan_digest({name: layout.header for name, layout in self._layouts.items()})
+        noted = read_journal(journal, plan)
+        if noted is None:
+            for left in self._work.iterdir():
+                left.unlink()
+            begin_journal(journal, plan)
+            return {}
+        found: dict[str, str] = {}
+        for name, digest in noted.items():
+            shard = self._shard_of[name]
+            data = _stored_bytes(
+                self._work / shard, self._layouts[shard], name, self._specs[name].nbytes
+            )
+            if data is not None and digest_of_array(data) == digest:
+                found[name] = digest
+        return found
 
     def write_file(self, name: str, content: bytes) -> None:
         """Write a file beside the weights."""
@@ -175,6 +215,7 @@ def open_writer(
     *,
     layout: Layout = MLX_LAYOUT,
     shard_bytes: int = DEFAULT_SHARD_BYTES,
+    resume: Path | None = None,
 ) -> Generator[DirectoryWriter]:
     """Write a directory that appears under its name when the block ends, or not at all.
 
@@ -183,21 +224,27 @@ def open_writer(
         specs: All tensors of the model.
         layout: Names of the files.
         shard_bytes: The most bytes of tensor data in one weight file.
+        resume: A folder on the same disk in which the work stays if it is broken off, and is taken
+            up; None for one that is removed then.
 
     Raises:
         OutputError: If `out` exists already, or cannot be made.
     """
     out = Path(os.path.abspath(out))
     refuse_existing(out)
-    work = out.parent / f".{out.name}.{uuid.uuid4().hex[:8]}{PARTIAL_SUFFIX}"
+    if resume is None:
+        work = out.parent / f".{out.name}.{uuid.uuid4().hex[:8]}{PARTIAL_SUFFIX}"
+        journal = None
+    else:
+        work, journal = resume / "directory", resume / "journal.jsonl"
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         # Not tempfile.mkdtemp: it makes a directory that only its owner can read.
-        work.mkdir()
+        work.mkdir(exist_ok=resume is not None)
     except OSError as error:
         raise OutputError(f"{out}: cannot be made ({error.strerror})") from error
     try:
-        writer = DirectoryWriter(work, specs, layout, shard_bytes)
+        writer = DirectoryWriter(work, specs, layout, shard_bytes, journal)
         try:
             yield writer
             writer.finish()
@@ -205,8 +252,23 @@ def open_writer(
             writer.close()
         _publish(work, out)
     except BaseException:
-        shutil.rmtree(work, ignore_errors=True)
+        if resume is None:
+            shutil.rmtree(work, ignore_errors=True)
         raise
+
+
+def _stored_bytes(
+    file: Path, layout: FileLayout, name: str, nbytes: int
+) -> NDArray[np.uint8] | None:
+    """The bytes of a tensor in a file that is being written; None where they cannot be."""
+    try:
+        with file.open("rb") as stream:
+            if stream.read(len(layout.header)) != layout.header:
+                return None
+            stream.seek(layout.offsets[name])
+            return np.fromfile(stream, dtype=np.uint8, count=nbytes)
+    except OSError:
+        return None
 
 
 def refuse_existing(out: Path) -> None:

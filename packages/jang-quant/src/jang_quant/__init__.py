@@ -15,8 +15,7 @@ from jang_quant._quantize import Recipe
 from jang_quant._request import Prepared, Request, prepare
 from jang_quant._sources.resolve import open_source
 from jang_quant._sources.source import Source, SourceTensor
-
-__version__ = "0.1.0"
+from jang_quant._version import __version__
 
 __all__ = [
     "DEFAULT_PROFILE",

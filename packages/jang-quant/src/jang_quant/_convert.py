@@ -1,14 +1,12 @@
 """The conversion: source -> modules with roles -> plan -> method -> writer."""
 
 import hashlib
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
-
-import numpy as np
-from numpy.typing import NDArray
 
 from jang_format import (
     MANIFEST_FILE,
@@ -16,26 +14,21 @@ from jang_format import (
     JangFormatError,
     Provenance,
     QuantizedModule,
-    QuantizedTensor,
-    dequantize,
-    encode_floats,
-    fits_f16,
     manifest,
-    mlx_arrays,
     open_writer,
     quantization_config,
     refuse_existing,
 )
 from jang_quant._errors import ConversionError, SourceError
 from jang_quant._outcome import Conversion, ConvertedModule
-from jang_quant._plan import DEFAULT_GROUP_SIZE, Plan, PlannedModule, make_plan
+from jang_quant._pipeline import BeyondF16Error, write_tensors
+from jang_quant._plan import DEFAULT_GROUP_SIZE, Plan, make_plan
 from jang_quant._profiles import Profile
-from jang_quant._quantize import Quantize, Recipe, quantizer
-from jang_quant._sources.source import Source, SourceTensor
+from jang_quant._quantize import Recipe, quantizer
+from jang_quant._sources.source import Source
+from jang_quant._version import __version__
 from jang_runtime import JangRuntimeError
 from jang_runtime.architecture import build_model, keeps_precision, quantizable_modules
-
-VERSION: Final = "0.1.0"
 
 
 @dataclass(frozen=True)
@@ -48,10 +41,6 @@ class Progress:
 
 
 _PLAIN: Final = Recipe()
-
-
-class _BeyondF16Error(Exception):
-    """A value does not fit into float16."""
 
 
 def plan_source(source: Source, profile: Profile, group_size: int = DEFAULT_GROUP_SIZE) -> Plan:
@@ -92,6 +81,7 @@ def convert(
     plan: Plan,
     on_progress: Callable[[Progress], None] = lambda progress: None,
     recipe: Recipe = _PLAIN,
+    folder: Path | None = None,
 ) -> Conversion:
     """Quantize a source by a plan and write it in MLX layout.
 
@@ -104,6 +94,8 @@ def convert(
         plan: What each module gets.
         on_progress: Called after every tensor.
         recipe: Method and calibration.
+        folder: Where work that is broken off stays and is taken up again (`take_up`); None for work
+            that is removed then.
 
     Raises:
         SourceError: If a tensor has NaN or infinite values.
@@ -112,12 +104,22 @@ def convert(
     refuse_output(source, out)
     started = time.monotonic()
     preferred = source.float_dtype
+    if folder is not None and (folder / _WIDER).exists():
+        preferred = "BF16"
     try:
+        _check_space(out, plan, folder)
         try:
-            weight_bytes, modules = _write(source, out, plan, recipe, preferred, on_progress)
-        except _BeyondF16Error:
+            weight_bytes, modules = _write(
+                source, out, plan, recipe, preferred, on_progress, folder
+            )
+        except BeyondF16Error:
             preferred = "BF16"
-            weight_bytes, modules = _write(source, out, plan, recipe, preferred, on_progress)
+            if folder is not None:
+                (folder / _WIDER).touch()
+                (folder / _MODULES).unlink(missing_ok=True)
+            weight_bytes, modules = _write(
+                source, out, plan, recipe, preferred, on_progress, folder
+            )
     except (JangFormatError, OSError) as error:
         raise ConversionError(str(error)) from error
     return Conversion(
@@ -128,6 +130,32 @@ def convert(
         seconds=time.monotonic() - started,
         modules=modules,
     )
+
+
+# In the folder of the work: that float16 is too narrow, and what became of each module.
+_WIDER: Final = "bfloat16"
+_MODULES: Final = "modules.jsonl"
+
+
+def _check_space(out: Path, plan: Plan, folder: Path | None) -> None:
+    """Refuse a disk on which the result does not fit, with what is there of it already.
+
+    Raises:
+        ConversionError: If it does not.
+    """
+    free = shutil.disk_usage(_nearest_directory(out)).free
+    if folder is not None:
+        free += sum(file.stat().st_size for file in folder.glob("directory/*"))
+    if free < plan.tensor_bytes:
+        raise ConversionError(
+            f"OUT: found {free / 1e9:,.2f} GB free on the disk of {out}, expected "
+            f"{plan.tensor_bytes / 1e9:,.2f} GB"
+        )
+
+
+def _nearest_directory(path: Path) -> Path:
+    """The directory that is there already, on the way to a path."""
+    return next(parent for parent in path.absolute().parents if parent.is_dir())
 
 
 def refuse_output(source: Source, out: Path) -> None:
@@ -163,83 +191,25 @@ def _write(
     recipe: Recipe,
     float_dtype: str,
     on_progress: Callable[[Progress], None],
+    folder: Path | None,
 ) -> tuple[int, tuple[ConvertedModule, ...]]:
     """Write the whole directory; returns the bytes of its weight files, and what was written."""
-    done, total = 0, plan.tensor_bytes
-    converted: list[ConvertedModule] = []
-    quantize = quantizer(recipe)
-    with open_writer(out, plan.tensor_specs(float_dtype)) as writer:
-        for module in plan.modules:
-            name = f"{module.path}.weight"
-            values = _finite_values(source, name, source.tensors[name])
-            converted.append(_write_module(writer, module, values, float_dtype, quantize))
-            done += converted[-1].nbytes
-            on_progress(Progress(done=done, total=total, path=module.path))
-        for path, other in plan.others.items():
-            values = _finite_values(source, path, source.tensors[path])
-            done += _write_floats(writer, path, values, other.dtype(float_dtype))
-            on_progress(Progress(done=done, total=total, path=path))
+
+    def on_bytes(done: int, path: str) -> None:
+        on_progress(Progress(done=done, total=plan.tensor_bytes, path=path))
+
+    with open_writer(out, plan.tensor_specs(float_dtype), resume=folder) as writer:
+        modules = write_tensors(
+            source,
+            plan,
+            writer,
+            quantizer(recipe),
+            float_dtype,
+            None if folder is None else folder / _MODULES,
+            on_bytes,
+        )
         _write_descriptions(writer, source, plan, recipe)
-        return writer.weight_bytes, tuple(converted)
-
-
-def _finite_values(source: Source, name: str, tensor: SourceTensor) -> NDArray[np.float32]:
-    values = tensor.read()
-    # The sum is finite only if every value is, unless it overflows: then look at each.
-    if not np.isfinite(values.sum(dtype=np.float64)) and not np.isfinite(values).all():
-        raise SourceError(f"{source.name}: {name}: found NaN or infinity, expected finite weights")
-    return values
-
-
-def _write_module(
-    writer: DirectoryWriter,
-    module: PlannedModule,
-    values: NDArray[np.float32],
-    float_dtype: str,
-    quantize: Quantize,
-) -> ConvertedModule:
-    started = time.monotonic()
-    if module.bits is None or module.group_size is None:
-        nbytes = _write_floats(writer, f"{module.path}.weight", values, float_dtype)
-        error = 0.0
-    else:
-        # A fitted bias may lie a little outside the range of the values.
-        _check_range(values * np.float32(1.25), float_dtype)
-        quantized = quantize(module.path, values, module.bits, module.group_size, float_dtype)
-        for part, data in mlx_arrays(quantized).items():
-            writer.write_tensor(f"{module.path}.{part}", data)
-        nbytes = quantized.nbytes
-        error = _relative_error(quantized, values)
-    return ConvertedModule(
-        path=module.path,
-        role=module.role,
-        bits=module.bits,
-        group_size=module.group_size,
-        nbytes=nbytes,
-        relative_error=error,
-        seconds=time.monotonic() - started,
-        note="",
-    )
-
-
-def _relative_error(quantized: QuantizedTensor, values: NDArray[np.float32]) -> float:
-    size = float(np.square(values, dtype=np.float64).sum())
-    off = float(np.square(dequantize(quantized) - values, dtype=np.float64).sum())
-    return off / size if size else 0.0
-
-
-def _write_floats(
-    writer: DirectoryWriter, name: str, values: NDArray[np.float32], float_dtype: str
-) -> int:
-    _check_range(values, float_dtype)
-    stored = encode_floats(values, float_dtype)
-    writer.write_tensor(name, stored)
-    return stored.nbytes
-
-
-def _check_range(values: NDArray[np.float32], float_dtype: str) -> None:
-    if float_dtype == "F16" and not fits_f16(values):
-        raise _BeyondF16Error
+        return writer.weight_bytes, modules
 
 
 def _write_descriptions(
@@ -261,7 +231,7 @@ def _write_descriptions(
         calibration=_calibration_facts(recipe),
         bits_per_weight=plan.bits_per_weight,
         parameters=plan.parameters,
-        producer=f"jang-quant {VERSION}",
+        producer=f"jang-quant {__version__}",
     )
     config = dict(source.config) | {"quantization": quantization_config(modules)}
     writer.write_json("config.json", config)

@@ -2,9 +2,9 @@
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from jang_format import BIT_WIDTHS, GROUP_SIZES, quantized_bytes, weight_bytes_of
 from jang_quant._calibration.collect import Progress
@@ -13,15 +13,18 @@ from jang_quant._calibration.statistics import Calibration
 from jang_quant._calibration.store import SUFFIX, load
 from jang_quant._calibration.texts import DEFAULT_LENGTH, DEFAULT_SEQUENCES
 from jang_quant._convert import plan_source
-from jang_quant._errors import PlanError
+from jang_quant._errors import PlanError, SourceError
 from jang_quant._measured_plan import bytes_for_bits, measured_plan
 from jang_quant._plan import DEFAULT_GROUP_SIZE, Plan, PlannedModule
 from jang_quant._profiles import DEFAULT_PROFILE, ProfileTable, find_profile, follows_profile
 from jang_quant._quantize import METHODS, MethodName
-from jang_quant._sensitivity import Option, measure
+from jang_quant._sensitivity import Option, measure, read_options, write_options
 from jang_quant._sources.source import Source
+from jang_quant._version import __version__
 
 NO_CALIBRATION: Final = "none"
+CALIBRATION_FILE: Final = "jang_imatrix.safetensors"
+_OPTIONS_FILE: Final = "options.json"
 
 _UNITS: Final = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _BINARY_UNITS: Final = {"KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
@@ -99,9 +102,10 @@ def _text(request: Request) -> str:
 def calibration_of(
     source: Source,
     request: Request,
+    file: Path,
     on_progress: Callable[[Progress], None] = lambda progress: None,
 ) -> Calibration:
-    """The calibration that a request asks for, from a file or made now.
+    """The calibration that a request asks for, from a file of its own or made now in `file`.
 
     Raises:
         SourceError: If it cannot be had.
@@ -111,6 +115,7 @@ def calibration_of(
         return load(Path(text), source)
     return calibrate(
         source,
+        file,
         text,
         sequences=request.sequences,
         length=request.length,
@@ -121,9 +126,17 @@ def calibration_of(
 def prepare(
     source: Source,
     request: Request,
+    folder: Path | None = None,
     on_progress: Callable[[Progress], None] = lambda progress: None,
 ) -> Prepared:
     """Calibrate and plan, as far as the request needs it.
+
+    Args:
+        source: The model.
+        request: What is asked.
+        folder: Where what is measured now is kept, for this request alone; it has to stay as long
+            as the result is used. None if no text has to be run through the model.
+        on_progress: Called as calibration goes on.
 
     Raises:
         PlanError: If the request contradicts itself, or no plan meets it.
@@ -133,18 +146,28 @@ def prepare(
     base = plan_source(
         source, find_profile(_base_profile(request), request.profile_table), request.group_size
     )
-    calibration = None
-    if needs_calibration(request):
-        calibration = calibration_of(source, request, on_progress)
+    if not needs_calibration(request):
+        return Prepared(plan=_prior_plan(base, budget), calibration=None, damage=None)
+    if folder is None:
+        raise ValueError("folder: found None, expected a directory for what calibration measures")
+    calibration = calibration_of(source, request, folder / CALIBRATION_FILE, on_progress)
     if budget is None:
         return Prepared(plan=base, calibration=calibration, damage=None)
     name, tensor_bytes = budget(base)
-    if calibration is None:
-        made = measured_plan(base, name, prior_table(base), tensor_bytes)
-        return Prepared(plan=made.plan, calibration=None, damage=None)
-    table = _measured_table(source, base, calibration, request.group_size)
-    made = measured_plan(base, name, table, tensor_bytes)
+    kept = folder / _OPTIONS_FILE
+    if not kept.exists():
+        table = _measured_table(source, base, calibration, request.group_size, on_progress)
+        write_options(kept, table)
+    made = measured_plan(base, name, read_options(kept), tensor_bytes)
     return Prepared(plan=made.plan, calibration=calibration, damage=made.damage)
+
+
+def _prior_plan(base: Plan, budget: "Budget | None") -> Plan:
+    """The plan of a profile, or of a budget by the profile's bits."""
+    if budget is None:
+        return base
+    name, tensor_bytes = budget(base)
+    return measured_plan(base, name, prior_table(base), tensor_bytes).plan
 
 
 Budget = Callable[[Plan], tuple[str, int]]
@@ -227,7 +250,11 @@ def prior_table(base: Plan) -> dict[str, Sequence[Option]]:
 
 
 def _measured_table(
-    source: Source, base: Plan, calibration: Calibration, group_size: int
+    source: Source,
+    base: Plan,
+    calibration: Calibration,
+    group_size: int,
+    on_progress: Callable[[Progress], None],
 ) -> Mapping[str, Sequence[Option]]:
     """Options with the damage that calibration predicts; what it did not reach keeps its bits."""
     variable = {module.path: module for module in _variable(base)}
@@ -237,6 +264,38 @@ def _measured_table(
         if path in variable and (statistics.gradients is not None or statistics.lookups is not None)
     }
     sizes = sorted({variable[path].group_size or group_size for path in known})
+    done = 0
+
+    def on_module(path: str) -> None:
+        nonlocal done
+        done += 1
+        on_progress(Progress(done, len(known), "measuring modules"))
+
     return measure(
-        lambda path: source.tensors[f"{path}.weight"].read(), known, sizes, source.float_dtype
+        lambda path: source.tensors[f"{path}.weight"].read(),
+        known,
+        sizes,
+        source.float_dtype,
+        on_module,
     )
+
+
+def asked_of(source: Source, request: Request) -> dict[str, Any]:
+    """All that the work on a request depends on, as JSON."""
+    text = _text(request)
+    given = None if text in (SELF, NO_CALIBRATION) else Path(text)
+    return {
+        "producer": __version__,
+        "source": source.fingerprint,
+        "request": asdict(request),
+        "calibration": None if given is None else _stamp(given),
+    }
+
+
+def _stamp(file: Path) -> list[int]:
+    """What tells a file from another one of its name."""
+    try:
+        status = file.stat()
+    except OSError as error:
+        raise SourceError(f"{file}: cannot be read ({error.strerror})") from error
+    return [status.st_size, status.st_mtime_ns]

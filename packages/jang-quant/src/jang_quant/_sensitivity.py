@@ -6,8 +6,11 @@ g the gradients of the log-likelihood (`_calibration`). Nothing is fitted. D is 
 grids; GPTQ does better, for all modules alike.
 """
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import astuple, dataclass
+from pathlib import Path
+from typing import Any, Final, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +18,7 @@ from numpy.typing import NDArray
 from jang_format import BIT_WIDTHS, dequantize, quantized_bytes
 from jang_quant._calibration.statistics import Floats, ModuleStatistics
 from jang_quant._methods import mse
+from jang_quant._work import write_whole
 
 
 @dataclass(frozen=True)
@@ -44,34 +48,90 @@ def options_of(
     """Every way to store a module, with its damage, the smallest first.
 
     Args:
-        weight: Its values `[out, in]`.
+        weight: Its values `[..., out, in]`.
         statistics: What calibration knows of it.
         group_sizes: Those to try; only what divides `in` counts.
         dtype: How scales and biases are stored.
         widths: Widths to try.
     """
-    moments = statistics.input_weights()
-    options: list[Option] = []
-    for group_size in group_sizes:
-        if weight.shape[-1] % group_size:
-            continue
-        for bits in widths:
-            off = dequantize(mse.quantize(weight, bits, group_size, dtype, moments)) - weight
-            nbytes = quantized_bytes(weight.shape, bits, group_size)
-            options.append(Option(bits, group_size, nbytes, damage(off, statistics)))
+    weights = statistics.input_weights()
+    damages = {
+        (bits, size): 0.0 for size in group_sizes for bits in widths if not weight.shape[-1] % size
+    }
+    for part in _parts(weight, statistics):
+        own = None if weights is None else weights[part.number % len(weights)][None]
+        values = np.array(part.values, dtype=np.float32)
+        for bits, size in damages:
+            off = dequantize(mse.quantize(values, bits, size, dtype, own).tensor) - values
+            damages[bits, size] += part.damage(off)
+    options = [
+        Option(bits, size, quantized_bytes(weight.shape, bits, size), found)
+        for (bits, size), found in damages.items()
+    ]
     return sorted(options, key=lambda option: option.nbytes)
 
 
 def damage(off: Floats, statistics: ModuleStatistics) -> float:
-    """Estimated divergence, in nats a token, of weights that are off by `[out, in]`."""
-    total = 0.0
-    if statistics.hessian is not None and statistics.gradients is not None:
-        by_output = np.einsum("oi,oi->o", off @ statistics.hessian, off, dtype=np.float64)
-        total += float(statistics.gradients.astype(np.float64) @ by_output)
-    if statistics.lookups is not None:
-        by_row = np.square(off) @ statistics.lookups.gradients
-        total += float(statistics.lookups.frequencies.astype(np.float64) @ by_row)
-    return total / 2
+    """Estimated divergence, in nats a token, of weights that are off by `[..., out, in]`."""
+    return sum(part.damage(part.values) for part in _parts(off, statistics))
+
+
+# Values that are looked at together; what is computed from them takes a few times their memory.
+_PART_VALUES: Final = 1 << 22
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Some rows of a matrix, and what calibration knows of them.
+
+    Attributes:
+        number: The matrix in its stack.
+        values: Of the rows, `[rows, in]`.
+        moments: Second moments of the matrix's inputs `[in, in]`, each counted as often as a token
+            goes to it; None where unknown.
+        gradients: Mean square of the gradients of the rows' outputs, `[rows]`.
+        frequencies: How often the rows are looked up, `[rows]`; None where they are not.
+        lookups: Mean square of the gradients of what is looked up, `[in]`.
+    """
+
+    number: int
+    values: Floats
+    moments: Floats | None
+    gradients: Floats | None
+    frequencies: Floats | None
+    lookups: Floats | None
+
+    def damage(self, off: Floats) -> float:
+        """Estimated divergence if the rows are off by `[rows, in]`."""
+        total = 0.0
+        if self.moments is not None and self.gradients is not None:
+            by_output = np.einsum("oi,oi->o", off @ self.moments, off, dtype=np.float64)
+            total += float(self.gradients.astype(np.float64) @ by_output)
+        if self.frequencies is not None and self.lookups is not None:
+            by_row = np.square(off) @ self.lookups
+            total += float(self.frequencies.astype(np.float64) @ by_row)
+        return total / 2
+
+
+def _parts(weight: Floats, statistics: ModuleStatistics) -> Iterator[_Part]:
+    """The parts of a weight `[..., out, in]` of which anything is known."""
+    moments, gradients, lookups = statistics.moments, statistics.gradients, statistics.lookups
+    step = max(1, _PART_VALUES // weight.shape[-1])
+    for number, matrix in enumerate(weight.reshape(-1, *weight.shape[-2:])):
+        share = 0.0 if moments is None else float(moments.shares[number % len(moments.shares)])
+        if not share and lookups is None:
+            continue
+        known = None if moments is None or not share else moments.read(number) * np.float32(share)
+        for start in range(0, len(matrix), step):
+            rows = slice(start, start + step)
+            yield _Part(
+                number=number,
+                values=matrix[rows],
+                moments=known,
+                gradients=None if gradients is None else gradients[number, rows],
+                frequencies=None if lookups is None else lookups.frequencies[rows],
+                lookups=None if lookups is None else lookups.gradients,
+            )
 
 
 def measure(
@@ -88,3 +148,15 @@ def measure(
         table[path] = options_of(weights(path), known, sizes, dtype)
         on_progress(path)
     return table
+
+
+def write_options(file: Path, table: Mapping[str, Sequence[Option]]) -> None:
+    """Keep the options of all modules."""
+    rows = {path: [astuple(option) for option in options] for path, options in table.items()}
+    write_whole(file, json.dumps(rows).encode())
+
+
+def read_options(file: Path) -> dict[str, list[Option]]:
+    """The options that `write_options` kept."""
+    rows = cast(dict[str, list[list[Any]]], json.loads(file.read_text(encoding="utf-8")))
+    return {path: [Option(*row) for row in options] for path, options in rows.items()}

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated
 
 import typer
@@ -10,16 +11,24 @@ from rich.table import Table
 
 from jang_format.terminal import print_json, user_errors
 from jang_quant._calibration.run import SELF
-from jang_quant._calibration.store import SUFFIX, save
+from jang_quant._calibration.store import SUFFIX
 from jang_quant._calibration.texts import DEFAULT_LENGTH, DEFAULT_SEQUENCES
 from jang_quant._convert import refuse_output, refuse_taken
 from jang_quant._errors import ConversionError, JangQuantError
 from jang_quant._profiles import DEFAULT_PROFILE, Profile, ProfileTable, profiles
-from jang_quant._quantize import MethodName, Recipe
+from jang_quant._quantize import MethodName, Recipe, use_threads
 from jang_quant._report import conversion_document, plan_document, plan_headline, plan_table
-from jang_quant._request import Prepared, Request, check, needs_calibration, prepare
+from jang_quant._request import (
+    Prepared,
+    Request,
+    asked_of,
+    check,
+    needs_calibration,
+    prepare,
+)
 from jang_quant._sources.resolve import open_source
 from jang_quant._sources.source import Source
+from jang_quant._work import work_folder
 from jang_quant.progress import (
     calibrate_with_progress,
     convert_with_progress,
@@ -75,6 +84,16 @@ CalibrationOption = Annotated[
 GroupSizeOption = Annotated[
     int, typer.Option("--group-size", "-g", help="Weights that share a scale: 32, 64 or 128.")
 ]
+JobsOption = Annotated[
+    int | None,
+    typer.Option("--jobs", "-j", min=1, help="Processor cores to use.  [default: all]"),
+]
+ResumeOption = Annotated[
+    bool,
+    typer.Option(
+        "--resume/--no-resume", help="Take up the work of the same command that was broken off."
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
 
@@ -94,7 +113,9 @@ def plan(
         profile, bits, size, "rtn", calibration, group_size, profile_table=profile_table
     )
     with user_errors(JangQuantError):
-        opened, prepared = _open_and_prepare(source, request)
+        opened = _open(source, request)
+        with TemporaryDirectory() as folder:
+            prepared = _prepare(opened, request, Path(folder))
         if as_json:
             print_json(plan_document(opened, prepared.plan) | {"damage": prepared.damage})
         else:
@@ -112,6 +133,8 @@ def convert(
     method: MethodOption = "rtn",
     calibration: CalibrationOption = None,
     group_size: GroupSizeOption = 64,
+    jobs: JobsOption = None,
+    resume: ResumeOption = True,
     as_json: JsonOption = False,
 ) -> None:
     """Convert a model and write it so that every MLX program loads it."""
@@ -119,12 +142,15 @@ def convert(
         profile, bits, size, method, calibration, group_size, profile_table=profile_table
     )
     with user_errors(JangQuantError):
+        use_threads(jobs)
         refuse_taken(out)
-        opened, prepared = _open_and_prepare(source, request)
+        opened = _open(source, request)
         refuse_output(opened, out)
-        _print_plan(opened, prepared, Console(stderr=True))
-        recipe = Recipe(method, prepared.calibration)
-        conversion = convert_with_progress(opened, out, prepared.plan, recipe)
+        with work_folder(out, asked_of(opened, request), resume=resume) as folder:
+            prepared = _prepare(opened, request, folder)
+            _print_plan(opened, prepared, Console(stderr=True))
+            recipe = Recipe(method, prepared.calibration)
+            conversion = convert_with_progress(opened, out, prepared.plan, recipe, folder)
         if as_json:
             document = conversion_document(opened, conversion)
             print_json(document | {"method": method, "damage": prepared.damage})
@@ -156,8 +182,7 @@ def calibrate_command(
         quiet_libraries()
         typer.echo(f"multiplying with {blas_in_use()}", err=True)
         opened = open_source(source)
-        calibration = calibrate_with_progress(opened, request)
-        save(calibration, opened, out)
+        calibration = calibrate_with_progress(opened, request, out)
         typer.echo(f"wrote {out}: {calibration.text.tokens.size:,} tokens")
 
 
@@ -186,14 +211,17 @@ def profiles_command(as_json: JsonOption = False) -> None:
 _ROLES = ("mlp", "attention", "embedding", "head")
 
 
-def _open_and_prepare(source: str, request: Request) -> tuple[Source, Prepared]:
+def _open(source: str, request: Request) -> Source:
     quiet_libraries()
     check(request)
-    opened = open_source(source)
+    return open_source(source)
+
+
+def _prepare(source: Source, request: Request, folder: Path) -> Prepared:
     if needs_calibration(request):
         typer.echo(f"multiplying with {blas_in_use()}", err=True)
-        return opened, prepare_with_progress(opened, request)
-    return opened, prepare(opened, request)
+        return prepare_with_progress(source, request, folder)
+    return prepare(source, request, folder)
 
 
 def _print_plan(source: Source, prepared: Prepared, console: Console) -> None:

@@ -15,8 +15,8 @@ from jang_quant._sources.source import Source
 __all__ = ["calibrate_with_progress", "convert_with_progress", "prepare_with_progress"]
 
 
-def calibrate_with_progress(source: Source, request: Request) -> Calibration:
-    """Run text through a model as a request asks for, showing how far it is on stderr.
+def calibrate_with_progress(source: Source, request: Request, file: Path) -> Calibration:
+    """Run text through a model and write what it sees to a file, showing how far on stderr.
 
     Raises:
         JangQuantError: If the text or the model cannot be had.
@@ -26,10 +26,10 @@ def calibrate_with_progress(source: Source, request: Request) -> Calibration:
         def on_progress(progress: Progress) -> None:
             show(progress.done, progress.total, progress.what)
 
-        return calibration_of(source, request, on_progress)
+        return calibration_of(source, request, file, on_progress)
 
 
-def prepare_with_progress(source: Source, request: Request) -> Prepared:
+def prepare_with_progress(source: Source, request: Request, folder: Path) -> Prepared:
     """Prepare as `jang_quant.prepare` does, showing how far calibration is on stderr.
 
     Raises:
@@ -40,11 +40,15 @@ def prepare_with_progress(source: Source, request: Request) -> Prepared:
         def on_progress(progress: Progress) -> None:
             show(progress.done, progress.total, progress.what)
 
-        return prepare(source, request, on_progress)
+        return prepare(source, request, folder, on_progress)
 
 
 def convert_with_progress(
-    source: Source, out: Path, plan: Plan, recipe: Recipe | None = None
+    source: Source,
+    out: Path,
+    plan: Plan,
+    recipe: Recipe | None = None,
+    folder: Path | None = None,
 ) -> Conversion:
     """Convert as `jang_quant.convert` does, showing bytes and time left on stderr.
 
@@ -56,4 +60,4 @@ def convert_with_progress(
         def on_progress(progress: _convert.Progress) -> None:
             show(progress.done, progress.total, progress.path)
 
-        return _convert.convert(source, out, plan, on_progress, recipe or Recipe())
+        return _convert.convert(source, out, plan, on_progress, recipe or Recipe(), folder)

@@ -1,202 +1,189 @@
-"""Collecting statistics: second moments of inputs, squared gradients of outputs."""
+"""Collecting statistics: second moments of inputs, squared gradients of outputs.
 
-from collections.abc import Callable, Mapping
+The model runs stage by stage, each over the whole text before the next, so that only one stage's
+weights are in memory. Hidden states go from stage to stage through files; a stage that is done has
+a file of statistics, and is not run again by whoever takes up the work.
+"""
+
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final, cast
 
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
+from mlx.utils import tree_flatten  # pyright: ignore[reportUnknownVariableType]
 from numpy.typing import NDArray
 
-from jang_quant._calibration.statistics import (
-    Calibration,
-    CalibrationText,
-    Floats,
-    Lookups,
-    ModuleStatistics,
-)
-from jang_quant._calibration.taps import head_of, tapped
+from jang_quant._calibration.gradients import GradientObserver, Objective, sampled_labels
+from jang_quant._calibration.inputs import InputObserver
+from jang_quant._calibration.rows import append_row, keep_rows, read_row
+from jang_quant._calibration.stages import Stage, stages_of
+from jang_quant._calibration.statistics import CalibrationText
+from jang_quant._calibration.store import write_gradients, write_moments
+from jang_quant._calibration.taps import tapped
+from jang_quant._sources.source import SourceTensor
 
 # Sequences that go backwards too, which takes twice as long.
 DEFAULT_BACKWARD: Final = 32
-_INTEGERS: Final = (mx.int32, mx.uint32, mx.int64)
-_Apply = Callable[[mx.array], mx.array]
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far the collection is, in sequences run through the model."""
+    """How far the collection is, in sequences run through a stage."""
 
     done: int
     total: int
     what: str
 
 
+@dataclass(frozen=True)
+class _Work:
+    """A collection at work.
+
+    Attributes:
+        model: The source model, without weights.
+        weights: The weights, read when they are needed.
+        text: The text.
+        backward: How many sequences go backwards.
+        folder: Where hidden states and statistics are kept.
+    """
+
+    model: nn.Module
+    weights: Mapping[str, SourceTensor]
+    text: CalibrationText
+    backward: int
+    folder: Path
+
+    def hidden(self, number: int) -> Path:
+        """The hidden states that go into a stage."""
+        return self.folder / f"hidden-{number:05d}.rows"
+
+    def gradient(self, number: int) -> Path:
+        """Their gradients."""
+        return self.folder / f"gradient-{number:05d}.rows"
+
+    def moments(self, number: int) -> Path:
+        """The second moments of a stage."""
+        return self.folder / f"moments-{number:05d}.safetensors"
+
+    def fisher(self, number: int) -> Path:
+        """The squared gradients of a stage."""
+        return self.folder / f"gradients-{number:05d}.safetensors"
+
+
 def collect(
     model: nn.Module,
-    shapes: Mapping[str, tuple[int, ...]],
+    weights: Mapping[str, SourceTensor],
     text: CalibrationText,
+    folder: Path,
     *,
     backward: int = DEFAULT_BACKWARD,
     on_progress: Callable[[Progress], None] = lambda progress: None,
-) -> Calibration:
-    """Run text through a model and note what its modules see.
+) -> None:
+    """Run text through a model and note what its modules see, in files that `store.join` reads.
 
     Args:
-        model: The source model, evaluated, in float32.
-        shapes: Shape of each module's weight `[out, in]`, by module path.
+        model: The source model, its weights never computed.
+        weights: Its weights by path.
         text: The text.
-        backward: How many of its sequences also go backwards.
+        folder: Where the files go; what is there already is not made again.
+        backward: How many of the sequences also go backwards.
         on_progress: Called after every sequence.
     """
-    returning = text.tokens[:backward]
-    total = len(text.tokens) + len(returning)
-    inputs, gradients = _Inputs(), _Gradients()
-    with tapped(model, shapes, inputs):
-        for done, sequence in enumerate(text.tokens, 1):
-            inputs.run(model, sequence)
-            on_progress(Progress(done, total, "inputs"))
-    with tapped(model, shapes, gradients):
-        for number, sequence in enumerate(returning, 1):
-            gradients.run(model, sequence, seed=text.seed + number)
-            on_progress(Progress(len(text.tokens) + number, total, "gradients"))
-    modules = {
-        path: ModuleStatistics(
-            hessian=_either(inputs.mean, path),
-            gradients=_either(gradients.mean, path),
-            lookups=_lookups(path, shape, text, gradients),
-        )
-        for path, shape in shapes.items()
-    }
-    return Calibration(text=text, modules=modules)
+    work = _Work(model, weights, text, min(backward, len(text.tokens)), folder)
+    stages = stages_of(model, _examples(text.tokens))
+    total = len(stages) * (len(text.tokens) + work.backward)
+    done = 0
+
+    def step(what: str, sequences: int) -> None:
+        nonlocal done
+        done += sequences
+        on_progress(Progress(done, total, what))
+
+    for number, stage in enumerate(stages):
+        if work.moments(number).exists():
+            step(stage.name, len(text.tokens))
+        else:
+            _forwards(work, number, stage, number == len(stages) - 1, step)
+    for number, stage in reversed(list(enumerate(stages))):
+        if work.fisher(number).exists():
+            step(f"{stage.name}, backwards", work.backward)
+        else:
+            _backwards(work, number, stage, number == len(stages) - 1, step)
 
 
-def _either(mean: Callable[[str], Floats | None], path: str) -> Floats | None:
-    """Of a module itself, or of an embedding at work as the head."""
-    found = mean(path)
-    return mean(head_of(path)) if found is None else found
+def _examples(tokens: NDArray[np.int32]) -> NDArray[np.int32]:
+    """Two different rows as long as a sequence."""
+    return np.stack([tokens[0], np.roll(tokens[0], 1) if len(tokens) == 1 else tokens[1]])
 
 
-def _lookups(
-    path: str, shape: tuple[int, ...], text: CalibrationText, gradients: "_Gradients"
-) -> Lookups | None:
-    looked_up = gradients.mean_lookup(path)
-    if looked_up is None:
-        return None
-    counts = np.bincount(text.tokens.reshape(-1), minlength=shape[0])
-    return Lookups((counts / counts.sum()).astype(np.float32), looked_up)
+def _forwards(
+    work: _Work, number: int, stage: Stage, is_last: bool, step: Callable[[str, int], None]
+) -> None:
+    """Run all sequences through a stage and write its second moments."""
+    observer = InputObserver()
+    following = work.hidden(number + 1)
+    following.unlink(missing_ok=True)
+    paths = dict.fromkeys(stage.modules)
+    with _weights_of(work, stage), tapped(work.model, paths, observer):
+        for index, sequence in enumerate(work.text.tokens):
+            given = stage.run(mx.array(sequence)[None], _row(work.hidden(number), index))
+            observer.add_up()
+            if not is_last:
+                append_row(following, given)
+            step(stage.name, 1)
+    write_moments(work.moments(number), observer.key_of, observer.found(), work.text.tokens.size)
+    # What is left is for the way back.
+    if number > 0:
+        keep_rows(work.hidden(number), work.backward)
 
 
-class _Inputs:
-    """Sums of `x x^T` over every module's inputs; modules with one input share one sum."""
-
-    def __init__(self) -> None:
-        self._sums: dict[str, mx.array] = {}
-        self._counts: dict[str, int] = {}
-        self._key_of: dict[str, str] = {}
-        self._means: dict[str, Floats] = {}
-        self._seen: dict[int, tuple[str, mx.array]] = {}
-
-    def __call__(self, path: str, apply: _Apply, x: mx.array) -> mx.array:
-        """Note the input of a module."""
-        if x.dtype not in _INTEGERS:
-            # The array is kept as long as its number stands for it.
-            self._key_of[path] = self._seen.setdefault(id(x), (path, x))[0]
-        return apply(x)
-
-    def run(self, model: nn.Module, sequence: NDArray[np.int32]) -> None:
-        """Run one sequence."""
-        self._seen.clear()
-        cast(Any, model)(mx.array(sequence)[None])
-        for key, x in self._seen.values():
-            flat = mx.flatten(x, 0, -2).astype(mx.float32)
-            product = flat.T @ flat
-            self._sums[key] = self._sums[key] + product if key in self._sums else product
-            self._counts[key] = self._counts.get(key, 0) + flat.shape[0]
-        self._seen.clear()
-        _evaluate(self._sums)
-
-    def mean(self, path: str) -> Floats | None:
-        """Mean of `x x^T`, `[in, in]`; None where no input was seen."""
-        key = self._key_of.get(path)
-        if key is None:
-            return None
-        if key not in self._means:
-            self._means[key] = _mean(self._sums[key], self._counts[key])
-        return self._means[key]
+def _backwards(
+    work: _Work, number: int, stage: Stage, is_last: bool, step: Callable[[str, int], None]
+) -> None:
+    """Run gradients back through a stage and write their mean squares."""
+    observer = GradientObserver()
+    work.gradient(number).unlink(missing_ok=True)
+    with _weights_of(work, stage), tapped(work.model, dict.fromkeys(stage.modules), observer):
+        for index, sequence in enumerate(work.text.tokens[: work.backward]):
+            objective = (
+                sampled_labels(work.text.seed + index + 1)
+                if is_last
+                else _continued(_row(work.gradient(number + 1), index))
+            )
+            hidden = _row(work.hidden(number), index)
+            gradient = observer.go_back(stage.run, mx.array(sequence)[None], hidden, objective)
+            if number > 0:
+                append_row(work.gradient(number), gradient)
+            step(f"{stage.name}, backwards", 1)
+    write_gradients(work.fisher(number), observer.outputs(), observer.lookups())
+    work.gradient(number + 1).unlink(missing_ok=True)
+    work.hidden(number).unlink(missing_ok=True)
 
 
-class _Gradients:
-    """Sums of squared gradients with respect to every module's outputs."""
-
-    def __init__(self) -> None:
-        self._sums: dict[str, mx.array] = {}
-        self._squares: dict[str, mx.array] = {}
-        self._lookups: dict[str, mx.array] = {}
-        self._offset: mx.array | None = None
-        self._width = 0
-        self._tokens = 0
-
-    def __call__(self, path: str, apply: _Apply, x: mx.array) -> mx.array:
-        """Watch what comes back to a module's output."""
-        y = apply(x)
-        if x.dtype not in _INTEGERS:
-            return _watched(y, path, self._squares)
-        self._width = y.shape[-1]
-        # The gradient is taken with respect to what is added here, so that it goes all the way.
-        return _watched(y if self._offset is None else y + self._offset, path, self._lookups)
-
-    def run(self, model: nn.Module, sequence: NDArray[np.int32], seed: int) -> None:
-        """Run one sequence forwards and backwards, with labels that the model samples."""
-        call = cast(Callable[[mx.array], mx.array], model)
-        tokens = mx.array(sequence)[None]
-        self._offset = None
-        labels = mx.random.categorical(call(tokens), key=mx.random.key(seed))
-        _evaluate(labels)
-
-        def loss(offset: mx.array) -> mx.array:
-            self._offset = offset
-            return nn.losses.cross_entropy(call(tokens), labels, reduction="sum")
-
-        backwards = cast(Callable[[mx.array], mx.array], mx.grad(loss))
-        gradient = backwards(mx.zeros((*tokens.shape, self._width)))
-        for path, square in (self._squares | self._prefixed()).items():
-            self._sums[path] = self._sums[path] + square if path in self._sums else square
-        self._squares.clear()
-        self._lookups.clear()
-        self._tokens += tokens.size
-        _evaluate(gradient, self._sums)
-
-    def mean(self, path: str) -> Floats | None:
-        """Mean square of the gradient, `[out]`; None where none came back."""
-        found = self._sums.get(path)
-        return None if found is None else _mean(found, self._tokens)
-
-    def mean_lookup(self, path: str) -> Floats | None:
-        """The same for what an embedding gave, `[in]`."""
-        return self.mean(_LOOKUP + path)
-
-    def _prefixed(self) -> dict[str, mx.array]:
-        return {_LOOKUP + path: square for path, square in self._lookups.items()}
+def _continued(gradient: mx.array) -> Objective:
+    """What the stages after this one have found, as a number to take the gradient of."""
+    return lambda given: (given * gradient).sum()
 
 
-_LOOKUP: Final = "lookup of "
-# Open in mlx's stubs.
-_evaluate = cast(Callable[..., None], getattr(mx, "eval"))  # noqa: B009
+def _row(file: Path, index: int) -> mx.array:
+    """The hidden states of a sequence, `[1, length, ...]`; nothing for the first stage."""
+    return mx.array(read_row(file, index)) if file.exists() else mx.zeros((1,))
 
 
-def _mean(total: mx.array, count: int) -> Floats:
-    return np.array(total, dtype=np.float32) / np.float32(count)
-
-
-def _watched(y: mx.array, path: str, squares: dict[str, mx.array]) -> mx.array:
-    """The same array; on the way back the squares of its gradient are noted."""
-    same = cast(Any, mx.custom_function(lambda value: value))  # pyright: ignore[reportUnknownLambdaType, reportUnknownMemberType]
-
-    def back(primals: Any, cotangent: mx.array, output: Any) -> mx.array:
-        squares[path] = mx.square(cotangent).sum(axis=tuple(range(cotangent.ndim - 1)))
-        return cotangent
-
-    same.vjp(back)
-    return cast(mx.array, same(y))
+@contextmanager
+def _weights_of(work: _Work, stage: Stage) -> Generator[None]:
+    """Have the weights of a stage in memory, in float32, while the block runs."""
+    # The model's own are random numbers that are never computed.
+    flat = cast(list[tuple[str, mx.array]], tree_flatten(work.model.parameters()))
+    without = {path: array for path, array in flat if path in set(stage.parameters)}
+    load = cast(Any, work.model).load_weights
+    load([(path, mx.array(work.weights[path].read())) for path in stage.parameters], strict=False)
+    try:
+        yield
+    finally:
+        load(list(without.items()), strict=False)
+        mx.clear_cache()

@@ -1,5 +1,10 @@
 """Calibration of a source: a text run through its model, and statistics of all modules."""
 
+import hashlib
+import io
+import math
+import os
+import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -7,25 +12,32 @@ from typing import Any, Final, cast
 
 import mlx.core as mx
 import mlx.nn as nn
+import numpy as np
 
+from jang_format import PARTIAL_SUFFIX
 from jang_quant._calibration.collect import DEFAULT_BACKWARD, Progress, collect
 from jang_quant._calibration.statistics import Calibration, CalibrationText
+from jang_quant._calibration.store import FORMAT, join, load
 from jang_quant._calibration.texts import (
     DEFAULT_LENGTH,
     DEFAULT_SEQUENCES,
     file_text,
     own_text,
 )
-from jang_quant._errors import SourceError
+from jang_quant._errors import ConversionError, SourceError
 from jang_quant._sources.source import Source
+from jang_quant._work import take_up, write_whole
 from jang_runtime import JangRuntimeError
-from jang_runtime.architecture import build_model, quantizable_modules
+from jang_runtime.architecture import build_model, parameter_shapes, sanitize
 
 SELF: Final = "self"
+# The rest is for activations, caches and other programs.
+_USABLE: Final = 0.8
 
 
 def calibrate(
     source: Source,
+    file: Path,
     text: str = SELF,
     *,
     sequences: int = DEFAULT_SEQUENCES,
@@ -34,57 +46,121 @@ def calibrate(
     seed: int = 0,
     on_progress: Callable[[Progress], None] = lambda progress: None,
 ) -> Calibration:
-    """Run text through a source's model and note what its modules see.
+    """Run text through a source's model and write what its modules see to a file.
 
-    Holds the whole model in memory, in float32.
+    One stage of the model (a layer) is in memory at a time, in float32; only a model that writes
+    its own text is there as a whole. Work that was broken off is taken up again where it was.
 
     Args:
         source: The model.
+        file: The file to write; hidden states are kept in a folder beside it, while at work.
         text: "self", for text that the model writes itself, or the path of a file.
         sequences: How many sequences.
         length: Tokens of each.
         backward: How many of them go backwards too.
         seed: Chooses the text and the labels.
-        on_progress: Called after every sequence.
+        on_progress: Called after every sequence and stage.
 
     Raises:
         SourceError: If the model cannot be built, or the text cannot be had.
+        ConversionError: If files cannot be written.
     """
-    model = _dense_model(source)
+    folder = file.with_name(f".{file.name}{PARTIAL_SUFFIX}")
+    try:
+        asked = {
+            "format": FORMAT,
+            "source": source.fingerprint,
+            "text": _digest(text),
+            "numbers": [sequences, length, backward, seed],
+        }
+        take_up(folder, asked)
+        kept = folder / "tokens.npy"
+        if kept.exists():
+            chosen = CalibrationText(np.load(kept), _origin(text), seed)
+        else:
+            chosen = _make_text(source, text, sequences, length, seed, on_progress)
+            with io.BytesIO() as stream:
+                np.save(stream, chosen.tokens)
+                write_whole(kept, stream.getvalue())
+        model = empty_model(source)
+        collect(model, source.tensors, chosen, folder, backward=backward, on_progress=on_progress)
+        join(folder, chosen, source, file)
+        shutil.rmtree(folder)
+    except OSError as error:
+        raise ConversionError(f"{folder}: {error.strerror}") from error
+    return load(file, source)
+
+
+def _origin(text: str) -> str:
+    return SELF if text == SELF else Path(text).name
+
+
+def _digest(text: str) -> str:
+    """What tells one text from another."""
     if text == SELF:
-        total = sequences * length
-
-        def written(done: int, _: int) -> None:
-            on_progress(Progress(done, total, "writing text"))
-
-        rows = _vocabulary(source)
-        chosen = own_text(
-            model, rows, sequences=sequences, length=length, seed=seed, on_progress=written
-        )
-    else:
-        chosen = file_text(
-            Path(text), encoder(source), sequences=sequences, length=length, seed=seed
-        )
-    return _collect(model, chosen, backward, on_progress)
+        return SELF
+    try:
+        return hashlib.sha256(Path(text).read_bytes()).hexdigest()
+    except OSError as error:
+        raise SourceError(f"{text}: cannot be read ({error.strerror})") from error
 
 
-def _collect(
-    model: nn.Module,
-    text: CalibrationText,
-    backward: int,
+def _make_text(
+    source: Source,
+    text: str,
+    sequences: int,
+    length: int,
+    seed: int,
     on_progress: Callable[[Progress], None],
-) -> Calibration:
-    shapes = {path: shape for path, shape in quantizable_modules(model).items() if len(shape) == 2}
-    return collect(model, shapes, text, backward=backward, on_progress=on_progress)
+) -> CalibrationText:
+    if text != SELF:
+        return file_text(Path(text), encoder(source), sequences=sequences, length=length, seed=seed)
+    total = sequences * length
+
+    def written(done: int, _: int) -> None:
+        on_progress(Progress(done, total, "writing text"))
+
+    return own_text(
+        _whole_model(source),
+        _vocabulary(source),
+        sequences=sequences,
+        length=length,
+        seed=seed,
+        on_progress=written,
+    )
 
 
-def _dense_model(source: Source) -> nn.Module:
-    """The source's model with its weights in float32."""
+def empty_model(source: Source) -> nn.Module:
+    """The source's model, without weights and without parts that the source does not have."""
     try:
         model = build_model(source.config)
-        load = cast(Callable[[Any], object], getattr(model, "load_weights"))  # noqa: B009
-        load([(path, mx.array(tensor.read())) for path, tensor in source.tensors.items()])
-    except (JangRuntimeError, ValueError) as error:
+        if parameter_shapes(model).keys() != source.tensors.keys():
+            # Classes drop their head when they are given the tensors of a model without one.
+            sanitize(model, {path: mx.zeros(t.shape) for path, t in source.tensors.items()})
+        return model
+    except JangRuntimeError as error:
+        raise SourceError(f"{source.name}: {str(error).splitlines()[0]}") from error
+
+
+def _whole_model(source: Source) -> nn.Module:
+    """The source's model with its weights in float32.
+
+    Raises:
+        SourceError: If it cannot be built, or is larger than this machine's memory.
+    """
+    needed = sum(math.prod(tensor.shape) * 4 for tensor in source.tensors.values())
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if needed > memory * _USABLE:
+        raise SourceError(
+            f"{source.name}: --calibration self: found {memory / 1e9:.1f} GB of memory, expected "
+            f"{needed / _USABLE / 1e9:.1f} GB, which a model takes that writes its own text; give "
+            "a text with --calibration FILE"
+        )
+    model = empty_model(source)
+    load_weights = cast(Any, model).load_weights
+    try:
+        load_weights([(path, mx.array(tensor.read())) for path, tensor in source.tensors.items()])
+    except ValueError as error:
         raise SourceError(f"{source.name}: {str(error).splitlines()[0]}") from error
     return model
 

@@ -1,6 +1,6 @@
 """What calibration knows of a model."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,6 +38,26 @@ class Lookups:
 
 
 @dataclass(frozen=True)
+class SecondMoments:
+    """Means of `x x^T` over a module's inputs; for a stack, of each matrix's own inputs.
+
+    `stack` is 1 for a module with one matrix, and for a stack whose matrices all see one input.
+
+    Attributes:
+        diagonals: Mean square of each input, `[stack, in]`.
+        shares: How many inputs each matrix saw for each token of the text, `[stack]`.
+        read: Reads the mean of `x x^T`, `[in, in]`, of the matrix with this number.
+        sparse: Numbers of the matrices that saw too few inputs to know their own moments; they have
+            those of all inputs of the module.
+    """
+
+    diagonals: Floats
+    shares: Floats
+    read: Callable[[int], Floats]
+    sparse: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
 class ModuleStatistics:
     """What one module saw, and how much its outputs matter.
 
@@ -45,25 +65,28 @@ class ModuleStatistics:
     of its square is the Fisher information of an output.
 
     Attributes:
-        hessian: Mean of `x x^T` over the inputs, `[in, in]`; None where none was seen.
-        gradients: Mean square of the gradient with respect to each output, `[out]`; None where
-            none came back.
+        moments: Second moments of the inputs; None where none was seen.
+        gradients: Mean square of the gradient with respect to each output, `[stack, out]`; None
+            where none came back.
         lookups: For an embedding; one that is the head too has all three.
     """
 
-    hessian: Floats | None
+    moments: SecondMoments | None
     gradients: Floats | None
     lookups: Lookups | None
 
     def input_weights(self) -> Floats | None:
-        """How much an error counts by the weight's input, `[in]`; None where nothing is known."""
+        """How much an error counts by the weight's input, `[stack, in]`; None if nothing is known.
+
+        Within one matrix; between the matrices of a stack the numbers mean nothing.
+        """
         weights: Floats | None = None
-        if self.hessian is not None:
+        if self.moments is not None:
             importance = 1.0 if self.gradients is None else float(self.gradients.mean())
-            weights = np.diag(self.hessian).astype(np.float32) * np.float32(importance)
+            weights = self.moments.diagonals * np.float32(importance)
         if self.lookups is not None:
             looked_up = self.lookups.gradients * np.float32(self.lookups.frequencies.mean())
-            weights = looked_up if weights is None else np.add(weights, looked_up)
+            weights = looked_up[None] if weights is None else np.add(weights, looked_up)
         return None if weights is None else weights.astype(np.float32)
 
 

@@ -1,101 +1,245 @@
-"""Calibrations in files, so that the text is run through a model once for many conversions.
+"""Calibrations in files, so that text is run through a model once for many conversions.
 
 A file is a safetensors file: the tokens, and for each module what is known of it. Modules with one
-input share one matrix of second moments, in memory and here.
+input share its second moments. The matrices stay in the file until they are asked for.
 """
 
 import json
-import os
-import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, cast
 
-import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
+from jang_format import (
+    JangFormatError,
+    StoredTensor,
+    TensorSpec,
+    read_weight_file,
+    write_tensor_file,
+)
+from jang_quant._calibration.inputs import InputSums
 from jang_quant._calibration.statistics import (
     Calibration,
     CalibrationText,
     Floats,
     Lookups,
     ModuleStatistics,
+    SecondMoments,
 )
+from jang_quant._calibration.taps import head_of, module_of
 from jang_quant._errors import ConversionError, SourceError
 from jang_quant._sources.source import Source
 
 SUFFIX: Final = ".safetensors"
-_FORMAT: Final = "jang calibration 1"
+FORMAT: Final = "jang calibration 2"
 _TOKENS: Final = "tokens"
+_MATRIX: Final = "second_moments"
+_DIAGONALS: Final = "second_moments_diagonals"
+_SHARES: Final = "input_shares"
+_GRADIENTS: Final = "gradients"
+_LOOKUPS: Final = "lookup_gradients"
+# An expert that saw fewer inputs than a quarter of their number does not know how they go together.
+_FEWEST_INPUTS: Final = 0.25
+
+_Stored = Mapping[str, StoredTensor]
+_Named = dict[str, NDArray[Any]]
 
 
-def save(calibration: Calibration, source: Source, file: Path) -> None:
-    """Write a calibration of a source; the file is there whole or not at all.
+def write_moments(
+    file: Path, key_of: Mapping[str, str], found: Mapping[str, InputSums], tokens: int
+) -> None:
+    """Write the second moments of a stage.
+
+    Args:
+        file: The file.
+        key_of: By module, the one under whose name its inputs stand.
+        found: Sums over the inputs, by that name.
+        tokens: How many tokens the text has.
+    """
+    specs: list[TensorSpec] = []
+    for key, inputs in found.items():
+        width = next(iter(inputs.sums.values())).shape[0]
+        specs += [
+            TensorSpec(f"{key}.{_DIAGONALS}", "F32", (inputs.stack, width)),
+            TensorSpec(f"{key}.{_SHARES}", "F32", (inputs.stack,)),
+        ]
+        names = [_matrix(key, number) for number in inputs.sums]
+        pooled = [_matrix(key, None)] if inputs.stack > 1 else []
+        specs += [TensorSpec(name, "F32", (width, width)) for name in names + pooled]
+    tensors = (part for key, inputs in found.items() for part in _moments(key, inputs, tokens))
+    _write(file, specs, tensors, {"keys": json.dumps(key_of)})
+
+
+def _moments(key: str, inputs: InputSums, tokens: int) -> Iterator[tuple[str, NDArray[Any]]]:
+    width = next(iter(inputs.sums.values())).shape[0]
+    diagonals = np.zeros((inputs.stack, width), dtype=np.float32)
+    counts = np.zeros(inputs.stack, dtype=np.float32)
+    pooled = np.zeros((width, width), dtype=np.float32)
+    for number, total in inputs.sums.items():
+        counts[number] = inputs.counts[number]
+        sums = cast(Floats, np.array(total))
+        if inputs.stack > 1:
+            pooled += sums
+        sums /= counts[number]
+        diagonals[number] = np.diagonal(sums)
+        yield _matrix(key, number), sums
+    if inputs.stack > 1:
+        pooled /= counts.sum()
+        few = counts < _FEWEST_INPUTS * width
+        diagonals[few] = np.diagonal(pooled)
+        yield _matrix(key, None), pooled
+    yield f"{key}.{_DIAGONALS}", diagonals
+    yield f"{key}.{_SHARES}", counts / np.float32(tokens)
+
+
+def _matrix(key: str, number: int | None) -> str:
+    """Name of a matrix of second moments; that of all inputs of a stack has no number."""
+    return f"{key}.{_MATRIX}" if number is None else f"{key}.{_MATRIX}.{number}"
+
+
+def write_gradients(
+    file: Path, outputs: Mapping[str, Floats], lookups: Mapping[str, Floats]
+) -> None:
+    """Write the mean squared gradients of a stage, by module."""
+    named = {f"{path}.{_GRADIENTS}": values for path, values in outputs.items()}
+    named |= {f"{path}.{_LOOKUPS}": values for path, values in lookups.items()}
+    _write(file, [_spec(name, values) for name, values in named.items()], named.items(), {})
+
+
+def join(folder: Path, text: CalibrationText, source: Source, file: Path) -> None:
+    """Make one file of those that a finished collection left in its folder, and remove them.
 
     Raises:
         ConversionError: If it cannot be written.
     """
-    arrays: dict[str, mx.array] = {_TOKENS: mx.array(calibration.text.tokens)}
-    modules: dict[str, dict[str, str]] = {}
-    names: dict[int, str] = {}
-    for path, known in calibration.modules.items():
-        parts: dict[str, Floats | None] = {"hessian": known.hessian, "gradients": known.gradients}
-        if known.lookups is not None:
-            parts["lookup_frequencies"] = known.lookups.frequencies
-            parts["lookup_gradients"] = known.lookups.gradients
-        modules[path] = {}
-        for part, values in parts.items():
-            if values is not None:
-                name = names.setdefault(id(values), f"{path}.{part}")
-                arrays[name] = mx.array(values)
-                modules[path][part] = name
-    text = calibration.text
+    parts = sorted(folder.glob(f"*{SUFFIX}"))
+    stored: dict[str, StoredTensor] = {}
+    keys: dict[str, str] = {}
+    for part in parts:
+        read = read_weight_file(part)
+        stored |= read.tensors
+        keys |= json.loads(read.metadata.get("keys", "{}"))
+    tokens: _Named = {_TOKENS: text.tokens}
+    specs = [_spec(_TOKENS, text.tokens), *(tensor.spec for tensor in stored.values())]
     metadata = {
-        "format": _FORMAT,
+        "format": FORMAT,
         "source": source.fingerprint,
         "origin": text.origin,
         "seed": str(text.seed),
-        "modules": json.dumps(modules),
+        "keys": json.dumps(keys),
     }
-    work = file.with_name(f".{file.name}.{uuid.uuid4().hex[:8]}{SUFFIX}")
-    try:
-        cast(Any, mx).save_safetensors(str(work), arrays, metadata)
-        os.replace(work, file)
-    except (OSError, RuntimeError) as error:
-        work.unlink(missing_ok=True)
-        raise ConversionError(f"{file}: cannot be written ({error})") from error
+    copied = ((name, _read(tensor)) for name, tensor in stored.items())
+    _write(file, specs, _chained(tokens.items(), copied), metadata)
+    for part in parts:
+        part.unlink()
+
+
+def _chained(*parts: Iterable[tuple[str, NDArray[Any]]]) -> Iterator[tuple[str, NDArray[Any]]]:
+    for part in parts:
+        yield from part
 
 
 def load(file: Path, source: Source) -> Calibration:
-    """Read a calibration.
+    """Open a calibration; its large matrices are read when they are asked for.
 
     Raises:
         SourceError: If it is none, or one of another source.
     """
     try:
-        found = cast(tuple[Any, Any], mx.load(str(file), return_metadata=True))
-    except (RuntimeError, ValueError, OSError) as error:
-        raise SourceError(f"{file}: cannot be read ({error})") from error
-    arrays = cast(Mapping[str, mx.array], found[0])
-    metadata = cast(Mapping[str, str], found[1])
-    if metadata.get("format") != _FORMAT:
+        read = read_weight_file(file)
+    except JangFormatError as error:
+        raise SourceError(str(error)) from error
+    metadata, stored = read.metadata, read.tensors
+    if metadata.get("format") != FORMAT:
         raise SourceError(
-            f"{file}: format: found {metadata.get('format')!r}, expected {_FORMAT!r}; "
+            f"{file}: format: found {metadata.get('format')!r}, expected {FORMAT!r}; "
             "`jang-quant calibrate` writes it"
         )
-    if metadata["source"] != source.fingerprint:
+    if metadata.get("source") != source.fingerprint:
         raise SourceError(f"{file}: source: found another one, expected {source.name}")
-    values: dict[str, NDArray[Any]] = {name: np.array(array) for name, array in arrays.items()}
-    described = cast(Mapping[str, Mapping[str, str]], json.loads(metadata["modules"]))
-    text = CalibrationText(values[_TOKENS], metadata["origin"], int(metadata["seed"]))
-    modules = {path: _module(parts, values) for path, parts in described.items()}
+    text = CalibrationText(
+        cast(NDArray[np.int32], _read(stored[_TOKENS])), metadata["origin"], int(metadata["seed"])
+    )
+    keys = cast(dict[str, str], json.loads(metadata["keys"]))
+    moments = {key: _second_moments(stored, key) for key in set(keys.values())}
+    paths = [*keys, *(name.rpartition(".")[0] for name in stored if name.endswith(_MEASURED))]
+    modules = {
+        path: _module(stored, path, keys, moments, _frequencies(text, source, path))
+        for path in dict.fromkeys(module_of(path) for path in paths)
+    }
     return Calibration(text=text, modules=modules)
 
 
-def _module(parts: Mapping[str, str], values: Mapping[str, NDArray[Any]]) -> ModuleStatistics:
-    known = {part: values[name] for part, name in parts.items()}
-    lookups = None
-    if "lookup_frequencies" in known:
-        lookups = Lookups(known["lookup_frequencies"], known["lookup_gradients"])
-    return ModuleStatistics(known.get("hessian"), known.get("gradients"), lookups)
+_MEASURED: Final = (f".{_GRADIENTS}", f".{_LOOKUPS}")
+
+
+def _module(
+    stored: _Stored,
+    path: str,
+    keys: Mapping[str, str],
+    moments: Mapping[str, SecondMoments],
+    frequencies: Floats,
+) -> ModuleStatistics:
+    """What is known of a module, and of an embedding at work as the head."""
+    as_head = head_of(path)
+    key = keys.get(path, keys.get(as_head))
+    gradients = stored.get(f"{path}.{_GRADIENTS}", stored.get(f"{as_head}.{_GRADIENTS}"))
+    looked_up = stored.get(f"{path}.{_LOOKUPS}")
+    lookups = None if looked_up is None else Lookups(frequencies, _read(looked_up))
+    return ModuleStatistics(
+        moments=None if key is None else moments[key],
+        gradients=None if gradients is None else _read(gradients),
+        lookups=lookups,
+    )
+
+
+def _frequencies(text: CalibrationText, source: Source, path: str) -> Floats:
+    """Share of the tokens that take each row of an embedding."""
+    rows = source.tensors[f"{path}.weight"].shape[-2]
+    counts = np.bincount(text.tokens.reshape(-1), minlength=rows)
+    return (counts / counts.sum()).astype(np.float32)
+
+
+def _second_moments(stored: _Stored, key: str) -> SecondMoments:
+    diagonals = _read(stored[f"{key}.{_DIAGONALS}"])
+    shares = _read(stored[f"{key}.{_SHARES}"])
+    tokens = float(np.prod(stored[_TOKENS].spec.shape))
+    stack, width = diagonals.shape
+    few = np.rint(shares * tokens) < _FEWEST_INPUTS * width
+    sparse = tuple(np.flatnonzero(few).tolist()) if stack > 1 else ()
+
+    def read(number: int) -> Floats:
+        own = 0 if stack == 1 else number
+        return _read(stored[_matrix(key, None if own in sparse else own)])
+
+    return SecondMoments(diagonals=diagonals, shares=shares, read=read, sparse=sparse)
+
+
+def _spec(name: str, values: NDArray[Any]) -> TensorSpec:
+    return TensorSpec(name, _DTYPES[values.dtype], values.shape)
+
+
+_DTYPES: Final = {np.dtype(np.float32): "F32", np.dtype(np.int32): "I32"}
+
+
+def _read(tensor: StoredTensor) -> NDArray[Any]:
+    """A tensor's values, read from the file and not kept mapped."""
+    with tensor.file.open("rb") as stream:
+        stream.seek(tensor.offset)
+        count = int(np.prod(tensor.spec.shape))
+        dtype = {"F32": np.float32, "I32": np.int32}[tensor.spec.dtype]
+        return np.fromfile(stream, dtype=dtype, count=count).reshape(tensor.spec.shape)
+
+
+def _write(
+    file: Path,
+    specs: Iterable[TensorSpec],
+    tensors: Iterable[tuple[str, NDArray[Any]]],
+    metadata: Mapping[str, str],
+) -> None:
+    try:
+        write_tensor_file(file, specs, tensors, metadata)
+    except JangFormatError as error:
+        raise ConversionError(str(error)) from error

@@ -6,22 +6,27 @@ group's turn comes, weighted by the inputs' second moments; without, it diverges
 independent of each other, so that the result does not depend on the number of threads.
 """
 
+from collections.abc import Callable
 from typing import Any, Final
 
 import numpy as np
 from numba import njit, prange
 from numpy.typing import NDArray
 
-from jang_format import InvalidTensorError, QuantizedTensor, assemble
+from jang_format import InvalidTensorError, assemble_packed
 from jang_quant._methods._grid import (
     STORED_BITS,
     Floats,
     Scalar,
+    add_sums,
+    as_float32,
     fit_group,
     inverse,
     moves,
     nearest_code,
+    pack_group,
 )
+from jang_quant._methods._result import Quantized
 
 DAMPING: Final = 0.01
 # Rows that go through the columns together, so that a row of the factor is read once for all.
@@ -32,44 +37,61 @@ _SMALL: Final = 128
 
 
 def quantize(
-    weight: Floats, bits: int, group_size: int, dtype: str, hessian: NDArray[np.float64]
-) -> QuantizedTensor:
-    """Quantize finite values `[out, in]`, given what their inputs look like.
+    weight: NDArray[Any],
+    bits: int,
+    group_size: int,
+    dtype: str,
+    hessian: Callable[[int], Floats],
+) -> Quantized:
+    """Quantize values `[..., out, in]`, given what their inputs look like.
 
     Args:
-        weight: The values.
+        weight: float32, or bfloat16 as uint16.
         bits: 2, 3, 4, 5, 6 or 8.
         group_size: 32, 64 or 128; divides `in`.
         dtype: How scales and biases are stored: "F16", "BF16" or "F32".
-        hessian: Second moments of the inputs `[in, in]`, times any positive number.
+        hessian: Second moments of the inputs `[in, in]`, times any positive number, of the matrix
+            with this number in its stack; 0 for a matrix alone.
 
     Raises:
         InvalidTensorError: If values are beyond the range of `dtype`, or sizes do not fit.
     """
-    rows, columns = weight.shape
-    if hessian.shape != (columns, columns):
-        raise InvalidTensorError(f"hessian: found {hessian.shape}, expected {(columns, columns)}")
-    factor, importance = _factor(hessian)
-    codes = np.empty(weight.shape, dtype=np.uint8)
-    scales = np.empty((rows, columns // group_size), dtype=np.float32)
+    *leading, columns = weight.shape
+    stack = weight.reshape(-1, weight.shape[-2], columns)
+    packed = np.empty((*stack.shape[:2], columns // 32 * bits), dtype=np.uint32)
+    scales = np.empty((*stack.shape[:2], columns // group_size), dtype=np.float32)
     biases = np.empty_like(scales)
-    _quantize_rows(
-        np.array(weight, dtype=np.float32, order="C"),
-        factor,
-        importance,
-        np.float32(2**bits - 1),
-        moves(bits),
-        STORED_BITS[dtype],
-        group_size,
-        codes,
-        scales,
-        biases,
+    sums = np.zeros(2, dtype=np.float64)
+    for number, matrix in enumerate(stack):
+        factor, importance = _factor(hessian(number), columns)
+        found = np.empty((len(matrix), 2), dtype=np.float32)
+        _quantize_rows(
+            as_float32(matrix),
+            factor,
+            importance.reshape(-1, group_size),
+            bits,
+            moves(bits),
+            STORED_BITS[dtype],
+            packed[number],
+            scales[number],
+            biases[number],
+            found,
+        )
+        sums += found.sum(axis=0, dtype=np.float64)
+    tensor = assemble_packed(
+        packed.reshape(*leading, -1),
+        scales.reshape(*leading, -1),
+        biases.reshape(*leading, -1),
+        bits,
+        dtype,
     )
-    return assemble(codes, scales, biases, bits, dtype)
+    return Quantized(tensor, squared_error=float(sums[0]), squares=float(sums[1]))
 
 
-def _factor(hessian: NDArray[np.float64]) -> tuple[Floats, Floats]:
+def _factor(hessian: Floats, inputs: int) -> tuple[Floats, Floats]:
     """The upper Cholesky factor of the damped inverse `[in, in]`, and the weight of each input."""
+    if hessian.shape != (inputs, inputs):
+        raise InvalidTensorError(f"hessian: found {hessian.shape}, expected {(inputs, inputs)}")
     damped = np.array(hessian, dtype=np.float64)
     diagonal = np.einsum("ii->i", damped)
     mean = diagonal.mean()
@@ -101,35 +123,43 @@ def _quantize_rows(
     weight: Floats,
     factor: Floats,
     importance: Floats,
-    largest: Scalar,
+    width: int,
     ends: Floats,
     significant_bits: int,
-    group_size: int,
-    codes: NDArray[np.uint8],
+    packed: NDArray[np.uint32],
     scales: Floats,
     biases: Floats,
+    sums: Floats,
 ) -> None:
-    """Quantize all rows; `weight` is used up, `codes`, `scales` and `biases` are filled."""
+    """Quantize all rows of `weight`; fills `packed`, `scales`, `biases` and `sums` (`_grid`)."""
     rows, columns = weight.shape
-    # By group, so that what the search reads is contiguous.
-    by_group = importance.reshape(-1, group_size)
+    groups, size = importance.shape
+    largest = np.float32(2**width - 1)
+    words = size // 32 * width
     for part in prange((rows + _ROWS - 1) // _ROWS):
         first, last = part * _ROWS, min((part + 1) * _ROWS, rows)
-        errors = np.empty((_ROWS, group_size), dtype=np.float32)
-        values = np.empty(group_size, dtype=np.float32)
-        for group in range(columns // group_size):
-            start = group * group_size
+        left = weight[first:last].copy()
+        errors = np.empty((_ROWS, size), dtype=np.float32)
+        values = np.empty(size, dtype=np.float32)
+        codes = np.empty(size, dtype=np.uint32)
+        sums[first:last] = np.float32(0)
+        for group in range(groups):
+            start = group * size
             for row in range(first, last):
-                values[:] = weight[row, start : start + group_size]
-                scale, bias, _ = fit_group(values, by_group[group], largest, ends, significant_bits)
+                values[:] = left[row - first, start : start + size]
+                scale, bias, _ = fit_group(
+                    values, importance[group], largest, ends, significant_bits
+                )
                 scales[row, group], biases[row, group] = scale, bias
                 _quantize_group(
-                    values, scale, bias, largest, factor, start, codes[row], errors[row - first]
+                    values, scale, bias, largest, factor, start, codes, errors[row - first]
                 )
-            for tile in range(start + group_size, columns, _TILE):
+                pack_group(codes, width, packed[row, group * words : (group + 1) * words])
+                add_sums(weight[row, start : start + size], codes, scale, bias, sums[row])
+            for tile in range(start + size, columns, _TILE):
                 stop = min(tile + _TILE, columns)
                 for row in range(first, last):
-                    _make_up(weight[row, tile:stop], factor, errors[row - first], start, tile)
+                    _make_up(left[row - first, tile:stop], factor, errors[row - first], start, tile)
 
 
 @njit(cache=True)
@@ -140,7 +170,7 @@ def _quantize_group(
     largest: Scalar,
     factor: Floats,
     start: int,
-    codes: NDArray[np.uint8],
+    codes: NDArray[np.uint32],
     errors: Floats,
 ) -> None:
     """Quantize one group of a row column by column; `errors` are per unit of the factor."""
@@ -148,7 +178,7 @@ def _quantize_group(
     for place in range(values.size):
         line = factor[start + place, start : start + values.size]
         code = nearest_code(values[place], per_step, bias, largest)
-        codes[start + place] = np.uint8(code)
+        codes[place] = np.uint32(np.int32(code))
         error = (values[place] - (code * scale + bias)) / line[place]
         errors[place] = error
         for later in range(place + 1, values.size):

@@ -11,7 +11,7 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
-from jang_format import StoredTensor, decode_floats
+from jang_format import StoredTensor
 from jang_quant._errors import SourceError
 from jang_quant._sources.prequantized import (
     Arrays,
@@ -62,7 +62,7 @@ def open_tensors(checkpoint: CheckpointFiles) -> dict[str, SourceTensor]:
     described = {path: (tuple(array.shape), _DTYPES[array.dtype]) for path, array in arrays.items()}
     reader = _Reader(lambda: _lazy_arrays(checkpoint), arrays, stamps)
     return {
-        path: SourceTensor(shape=shape, dtype=dtype, read=lambda path=path: reader.read(path))
+        path: SourceTensor(shape=shape, dtype=dtype, load=lambda path=path: reader.load(path))
         for path, (shape, dtype) in described.items()
     }
 
@@ -82,10 +82,10 @@ class _Reader:
         self._stamps = stamps
         # Two, so that everything can be read twice in a row without opening the files each time.
         self._openings = deque([arrays], maxlen=2)
-        self._thread = threading.get_ident()
+        self._thread = threading.current_thread()
 
-    def read(self, path: str) -> NDArray[np.float32]:
-        """The values of a tensor, exactly."""
+    def load(self, path: str) -> tuple[NDArray[Any], str]:
+        """The values of a tensor, exactly, and how they are there."""
         array = self._take(path)
         dtype = _DTYPES[array.dtype]
         try:
@@ -94,7 +94,7 @@ class _Reader:
         except RuntimeError as error:
             raise SourceError(f"{path}: cannot be read ({error})") from error
         self._refuse_changes()
-        return decode_floats(stored, dtype)
+        return stored, dtype
 
     def _refuse_changes(self) -> None:
         """MLX says nothing of a file that ends early; what it did not read is anything."""
@@ -103,8 +103,9 @@ class _Reader:
                 raise SourceError(f"{file}: found it changed, expected it as it was when opened")
 
     def _take(self, path: str) -> mx.array:
-        if threading.get_ident() != self._thread:
-            self._thread = threading.get_ident()
+        # Not by its number, which another thread may have had.
+        if threading.current_thread() is not self._thread:
+            self._thread = threading.current_thread()
             self._openings.clear()
         opening = next((arrays for arrays in self._openings if path in arrays), None)
         if opening is None:

@@ -148,11 +148,11 @@ def _source_tensor(
 ) -> SourceTensor:
     transform = None if rule.transform is None else _TRANSFORMS[rule.transform]
 
-    def read() -> Values:
+    def load() -> tuple[Values, str]:
         values = read_values(path, info)
-        return values if transform is None else transform(values, config)
+        return values if transform is None else transform(values, config), "F32"
 
-    return SourceTensor(shape=info.shape, dtype=info.type.name, read=read)
+    return SourceTensor(shape=info.shape, dtype=info.type.name, load=load)
 
 
 def _unpermute(values: Values, heads: int) -> Values:

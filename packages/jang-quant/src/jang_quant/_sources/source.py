@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from jang_format import decode_floats
+
 
 @dataclass(frozen=True)
 class SourceTensor:
@@ -17,12 +19,17 @@ class SourceTensor:
         shape: Shape as the MLX model class wants it.
         dtype: How the source stores it: "BF16", "F16", "F32", or a GGUF type such as "Q4_1"; "F32"
             where codes and scales had to be multiplied.
-        read: Returns the values as float32, exactly where the source is a float type.
+        load: Returns the values and how they are there: "F32", "F16", or "BF16" as raw uint16;
+            exactly where the source is a float type.
     """
 
     shape: tuple[int, ...]
     dtype: str
-    read: Callable[[], NDArray[np.float32]]
+    load: Callable[[], tuple[NDArray[Any], str]]
+
+    def read(self) -> NDArray[np.float32]:
+        """The values as float32."""
+        return decode_floats(*self.load())
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,85 @@
+"""Folders of long work, which a process that was killed leaves and the next one takes up."""
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from jang_format import PARTIAL_SUFFIX
+from jang_quant._errors import ConversionError, PlanError, SourceError
+
+_ASKED: Final = "asked.json"
+
+
+@contextmanager
+def work_folder(out: Path, asked: Mapping[str, Any], *, resume: bool = True) -> Generator[Path]:
+    """The folder beside `out` for the work on it; it stays if the work is broken off.
+
+    Args:
+        out: What is to be made.
+        asked: What the work is, as JSON: all that its files depend on. Other work is removed.
+        resume: Whether to take up the work that is there.
+
+    Raises:
+        ConversionError: If the folder cannot be made, or another process is at work in it.
+    """
+    folder = out.absolute().with_name(f".{out.name}{PARTIAL_SUFFIX}")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise ConversionError(f"{folder}: cannot be made ({error.strerror})") from error
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise ConversionError(f"{out}: another process is at work on it") from error
+        if not resume:
+            (folder / _ASKED).unlink(missing_ok=True)
+        take_up(folder, asked)
+        try:
+            yield folder
+        except (SourceError, PlanError):
+            # The same again would end here again.
+            shutil.rmtree(folder)
+            raise
+        shutil.rmtree(folder)
+    finally:
+        os.close(lock)
+
+
+def take_up(folder: Path, asked: Mapping[str, Any]) -> bool:
+    """Make a folder for work, or take up the one that is there; returns whether there is some.
+
+    What other work has left in it is removed.
+
+    Args:
+        folder: The folder.
+        asked: What the work is, as JSON; all that its files depend on.
+
+    Raises:
+        OSError: If the folder cannot be made.
+    """
+    text = json.dumps(asked, indent=2, sort_keys=True)
+    file = folder / _ASKED
+    if file.is_file() and file.read_text(encoding="utf-8") == text:
+        return True
+    folder.mkdir(parents=True, exist_ok=True)
+    for left in folder.iterdir():
+        if left.is_dir():
+            shutil.rmtree(left)
+        else:
+            left.unlink()
+    write_whole(file, text.encode())
+    return False
+
+
+def write_whole(file: Path, content: bytes) -> None:
+    """Write a file that is there whole or not at all."""
+    work = file.with_name(f"{file.name}.new")
+    work.write_bytes(content)
+    os.replace(work, file)
