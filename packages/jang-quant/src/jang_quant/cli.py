@@ -1,6 +1,7 @@
 """The command `jang-quant`."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -12,8 +13,10 @@ from jang_format.terminal import print_json, user_errors
 from jang_quant._calibration.run import SELF
 from jang_quant._calibration.store import SUFFIX, save
 from jang_quant._calibration.texts import DEFAULT_LENGTH, DEFAULT_SEQUENCES
+from jang_quant._command import command_of
 from jang_quant._convert import refuse_output, refuse_taken
 from jang_quant._errors import ConversionError, JangQuantError
+from jang_quant._plan import Origin
 from jang_quant._profiles import DEFAULT_PROFILE, Profile, ProfileTable, profiles
 from jang_quant._quantize import MethodName, Recipe
 from jang_quant._report import conversion_document, plan_document, plan_headline, plan_table
@@ -114,7 +117,7 @@ def convert(
     group_size: GroupSizeOption = 64,
     as_json: JsonOption = False,
 ) -> None:
-    """Convert a model and write it so that every MLX program loads it."""
+    """Convert a model and write it so that every MLX program loads it, with a model card."""
     request = Request(
         profile, bits, size, method, calibration, group_size, profile_table=profile_table
     )
@@ -124,7 +127,9 @@ def convert(
         refuse_output(opened, out)
         _print_plan(opened, prepared, Console(stderr=True))
         recipe = Recipe(method, prepared.calibration)
-        conversion = convert_with_progress(opened, out, prepared.plan, recipe)
+        origin = Origin(command_of(opened.name, request), prepared.damage)
+        planned = replace(prepared.plan, origin=origin)
+        conversion = convert_with_progress(opened, out, planned, recipe)
         if as_json:
             document = conversion_document(opened, conversion)
             print_json(document | {"method": method, "damage": prepared.damage})
