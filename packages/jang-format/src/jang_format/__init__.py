@@ -31,7 +31,7 @@ from jang_format._manifest import (
 )
 from jang_format._mlx_layout import mlx_arrays, mlx_specs
 from jang_format._packing import BIT_WIDTHS, pack_codes, unpack_codes
-from jang_format._plot import draw
+from jang_format._plot import check_picture, draw
 from jang_format._quantized import (
     GROUP_SIZES,
     QuantizedTensor,
@@ -41,7 +41,7 @@ from jang_format._quantized import (
 )
 from jang_format._reader import ModelDirectory, read_directory
 from jang_format._safetensors import StoredTensor, TensorSpec, read_header
-from jang_format._summary import Summary, SummaryModule, SummaryRow, summarize
+from jang_format._summary import Summary, SummaryModule, SummaryRow, summarize, summary_of
 from jang_format._validate import Problem, Validation, validate
 from jang_format._version import __version__
 from jang_format._writer import (
@@ -92,6 +92,7 @@ __all__ = [
     "block_arrays",
     "block_offsets",
     "block_specs",
+    "check_picture",
     "convert_layout",
     "decode_floats",
     "dequantize",
@@ -112,6 +113,7 @@ __all__ = [
     "read_json",
     "refuse_existing",
     "summarize",
+    "summary_of",
     "unpack_codes",
     "validate",
     "weight_bytes_of",

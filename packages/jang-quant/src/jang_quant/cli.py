@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from jang_format import JangFormatError, check_picture, draw
 from jang_format.terminal import print_json, user_errors
 from jang_quant._calibration.run import SELF
 from jang_quant._calibration.store import SUFFIX, save
@@ -16,6 +17,7 @@ from jang_quant._calibration.texts import DEFAULT_LENGTH, DEFAULT_SEQUENCES
 from jang_quant._command import command_of
 from jang_quant._convert import refuse_output, refuse_taken
 from jang_quant._errors import ConversionError, JangQuantError
+from jang_quant._picture import plan_summary
 from jang_quant._plan import Origin
 from jang_quant._profiles import DEFAULT_PROFILE, Profile, ProfileTable, profiles
 from jang_quant._quantize import MethodName, Recipe
@@ -81,7 +83,7 @@ GroupSizeOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
 
-@app.command(epilog="Example: jang-quant plan smollm2 --bits 3.5 --calibration self")
+@app.command(epilog="Example: jang-quant plan smollm2 --bits 3.5 --plot bits.png")
 def plan(
     source: SourceArgument,
     profile: ProfileOption = None,
@@ -90,14 +92,24 @@ def plan(
     size: SizeOption = None,
     calibration: CalibrationOption = None,
     group_size: GroupSizeOption = 64,
+    plot: Annotated[
+        Path | None,
+        typer.Option(
+            "--plot", metavar="FILE", help="Draw bits and bytes of each module: .png, .svg."
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Say what a conversion would give: bits, group size and bytes of every module."""
     request = Request(
         profile, bits, size, "rtn", calibration, group_size, profile_table=profile_table
     )
-    with user_errors(JangQuantError):
+    with user_errors(JangQuantError, JangFormatError):
+        if plot is not None:
+            check_picture(plot)
         opened, prepared = _open_and_prepare(source, request)
+        if plot is not None:
+            draw(plan_summary(opened, prepared.plan), plot)
         if as_json:
             print_json(plan_document(opened, prepared.plan) | {"damage": prepared.damage})
         else:
