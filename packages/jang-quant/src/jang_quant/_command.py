@@ -15,6 +15,8 @@ _OPTIONS: Final = {
     "profile_table": "--profile-table",
     "bits": "--bits",
     "size": "--size",
+    "fit_memory": "--fit-memory",
+    "context": "--context",
     "method": "--method",
     "calibration": "--calibration",
     "group_size": "--group-size",

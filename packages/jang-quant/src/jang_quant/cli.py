@@ -21,7 +21,14 @@ from jang_quant._picture import plan_summary
 from jang_quant._plan import Origin
 from jang_quant._profiles import DEFAULT_PROFILE, Profile, ProfileTable, profiles
 from jang_quant._quantize import MethodName, Recipe
-from jang_quant._report import conversion_document, plan_document, plan_headline, plan_table
+from jang_quant._report import (
+    conversion_document,
+    estimates,
+    memory_line,
+    plan_document,
+    plan_headline,
+    plan_table,
+)
 from jang_quant._request import Prepared, Request, check, needs_calibration, prepare
 from jang_quant._sources.resolve import open_source
 from jang_quant._sources.source import Source
@@ -64,6 +71,23 @@ SizeOption = Annotated[
     str | None,
     typer.Option("--size", "-s", help="Size of the weight files, instead of a profile: 38GB."),
 ]
+FitMemoryOption = Annotated[
+    str | None,
+    typer.Option(
+        "--fit-memory",
+        help="Memory that the running model may take, instead of a profile: 64GB. Weights, the "
+        "cache of --context tokens and workspace fit into it.",
+    ),
+]
+ContextOption = Annotated[
+    int | None,
+    typer.Option(
+        "--context",
+        min=1,
+        help="Tokens of prompt and answer that --fit-memory has room for.",
+        show_default="what the model allows, at most 4096",
+    ),
+]
 MethodOption = Annotated[
     MethodName, typer.Option("--method", "-m", help="How weights are rounded; gptq is the best.")
 ]
@@ -90,6 +114,8 @@ def plan(
     profile_table: ProfileTableOption = "jang",
     bits: BitsOption = None,
     size: SizeOption = None,
+    fit_memory: FitMemoryOption = None,
+    context: ContextOption = None,
     calibration: CalibrationOption = None,
     group_size: GroupSizeOption = 64,
     plot: Annotated[
@@ -102,7 +128,15 @@ def plan(
 ) -> None:
     """Say what a conversion would give: bits, group size and bytes of every module."""
     request = Request(
-        profile, bits, size, "rtn", calibration, group_size, profile_table=profile_table
+        profile,
+        bits,
+        size,
+        "rtn",
+        calibration,
+        group_size,
+        profile_table=profile_table,
+        fit_memory=fit_memory,
+        context=context,
     )
     with user_errors(JangQuantError, JangFormatError):
         if plot is not None:
@@ -111,12 +145,15 @@ def plan(
         if plot is not None:
             draw(plan_summary(opened, prepared.plan), plot)
         if as_json:
-            print_json(plan_document(opened, prepared.plan) | {"damage": prepared.damage})
+            print_json(plan_document(opened, prepared.plan) | estimates(prepared))
         else:
             _print_plan(opened, prepared, Console())
 
 
-@app.command(epilog="Example: jang-quant convert smollm2 ./smollm2-3.5 --bits 3.5 --method gptq")
+@app.command(
+    epilog="Examples: jang-quant convert smollm2 ./smollm2-3.5 --bits 3.5 --method gptq; "
+    "jang-quant convert Qwen/Qwen3-32B ./fits --fit-memory 24GB --context 16384"
+)
 def convert(
     source: SourceArgument,
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The directory to make.")],
@@ -124,6 +161,8 @@ def convert(
     profile_table: ProfileTableOption = "jang",
     bits: BitsOption = None,
     size: SizeOption = None,
+    fit_memory: FitMemoryOption = None,
+    context: ContextOption = None,
     method: MethodOption = "rtn",
     calibration: CalibrationOption = None,
     group_size: GroupSizeOption = 64,
@@ -131,7 +170,15 @@ def convert(
 ) -> None:
     """Convert a model and write it so that every MLX program loads it, with a model card."""
     request = Request(
-        profile, bits, size, method, calibration, group_size, profile_table=profile_table
+        profile,
+        bits,
+        size,
+        method,
+        calibration,
+        group_size,
+        profile_table=profile_table,
+        fit_memory=fit_memory,
+        context=context,
     )
     with user_errors(JangQuantError):
         refuse_taken(out)
@@ -144,7 +191,7 @@ def convert(
         conversion = convert_with_progress(opened, out, planned, recipe)
         if as_json:
             document = conversion_document(opened, conversion)
-            print_json(document | {"method": method, "damage": prepared.damage})
+            print_json(document | {"method": method} | estimates(prepared))
         else:
             typer.echo(
                 f"wrote {out}: {conversion.weight_bytes:,} bytes of weights, "
@@ -217,6 +264,8 @@ def _print_plan(source: Source, prepared: Prepared, console: Console) -> None:
     # soft_wrap leaves the line whole where the output is a file.
     console.print(plan_headline(source, prepared.plan), soft_wrap=True, highlight=False)
     console.print(plan_table(prepared.plan))
+    if prepared.memory is not None:
+        console.print(memory_line(prepared.memory), soft_wrap=True, highlight=False)
     if prepared.damage is not None:
         console.print(
             f"estimated divergence from the source: {prepared.damage:.4g} nats a token, with "
