@@ -10,26 +10,21 @@ from rich.console import Console
 from rich.table import Table
 
 from jang_format import JangFormatError, check_picture, draw
-from jang_format.terminal import print_json, user_errors
+from jang_format.terminal import print_event, print_json, user_errors
 from jang_quant._calibration.run import SELF
 from jang_quant._calibration.store import SUFFIX, save
 from jang_quant._calibration.texts import DEFAULT_LENGTH, DEFAULT_SEQUENCES
 from jang_quant._command import command_of
 from jang_quant._convert import refuse_output, refuse_taken
 from jang_quant._errors import ConversionError, JangQuantError
+from jang_quant._messages import FOR_PEOPLE, FOR_PROGRAMS, Messages, print_plan
 from jang_quant._picture import plan_summary
 from jang_quant._plan import Origin
 from jang_quant._profiles import DEFAULT_PROFILE, Profile, ProfileTable, profiles
 from jang_quant._quantize import MethodName, Recipe
-from jang_quant._report import (
-    conversion_document,
-    estimates,
-    memory_line,
-    plan_document,
-    plan_headline,
-    plan_table,
-)
+from jang_quant._report import conversion_document, estimates, plan_document
 from jang_quant._request import Prepared, Request, check, needs_calibration, prepare
+from jang_quant._result import print_result
 from jang_quant._sources.resolve import open_source
 from jang_quant._sources.source import Source
 from jang_quant.progress import (
@@ -104,7 +99,12 @@ CalibrationOption = Annotated[
 GroupSizeOption = Annotated[
     int, typer.Option("--group-size", "-g", help="Weights that share a scale: 32, 64 or 128.")
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+JsonOption = Annotated[
+    bool,
+    typer.Option(
+        "--json", help="Print one JSON document; what happens meanwhile is JSON lines on stderr."
+    ),
+]
 
 
 @app.command(epilog="Example: jang-quant plan smollm2 --bits 3.5 --plot bits.png")
@@ -138,16 +138,17 @@ def plan(
         fit_memory=fit_memory,
         context=context,
     )
-    with user_errors(JangQuantError, JangFormatError):
+    messages = FOR_PROGRAMS if as_json else FOR_PEOPLE
+    with messages.errors(JangQuantError, JangFormatError):
         if plot is not None:
             check_picture(plot)
-        opened, prepared = _open_and_prepare(source, request)
+        opened, prepared = _open_and_prepare(source, request, messages)
         if plot is not None:
             draw(plan_summary(opened, prepared.plan), plot)
         if as_json:
             print_json(plan_document(opened, prepared.plan) | estimates(prepared))
         else:
-            _print_plan(opened, prepared, Console())
+            print_plan(opened, prepared, Console())
 
 
 @app.command(
@@ -180,23 +181,22 @@ def convert(
         fit_memory=fit_memory,
         context=context,
     )
-    with user_errors(JangQuantError):
+    messages = FOR_PROGRAMS if as_json else FOR_PEOPLE
+    with messages.errors(JangQuantError):
         refuse_taken(out)
-        opened, prepared = _open_and_prepare(source, request)
+        opened, prepared = _open_and_prepare(source, request, messages)
         refuse_output(opened, out)
-        _print_plan(opened, prepared, Console(stderr=True))
+        messages.planned(opened, prepared)
         recipe = Recipe(method, prepared.calibration)
         origin = Origin(command_of(opened.name, request), prepared.damage)
         planned = replace(prepared.plan, origin=origin)
-        conversion = convert_with_progress(opened, out, planned, recipe)
+        conversion = convert_with_progress(opened, out, planned, recipe, messages.converting)
         if as_json:
+            print_event("done", out=str(out), seconds=conversion.seconds)
             document = conversion_document(opened, conversion)
             print_json(document | {"method": method} | estimates(prepared))
         else:
-            typer.echo(
-                f"wrote {out}: {conversion.weight_bytes:,} bytes of weights, "
-                f"{prepared.plan.bits_per_weight:.3f} bits per weight, {conversion.seconds:.1f} s"
-            )
+            print_result(conversion, Console())
 
 
 @app.command("calibrate", epilog="Example: jang-quant calibrate smollm2 smollm2.safetensors")
@@ -218,7 +218,7 @@ def calibrate_command(
         if out.suffix != SUFFIX:
             raise ConversionError(f"OUT: found {out}, expected a name that ends in {SUFFIX}")
         quiet_libraries()
-        typer.echo(f"multiplying with {blas_in_use()}", err=True)
+        FOR_PEOPLE.multiplying(blas_in_use())
         opened = open_source(source)
         calibration = calibrate_with_progress(opened, request)
         save(calibration, opened, out)
@@ -250,29 +250,15 @@ def profiles_command(as_json: JsonOption = False) -> None:
 _ROLES = ("mlp", "attention", "embedding", "head")
 
 
-def _open_and_prepare(source: str, request: Request) -> tuple[Source, Prepared]:
+def _open_and_prepare(source: str, request: Request, messages: Messages) -> tuple[Source, Prepared]:
     quiet_libraries()
     check(request)
+    messages.opening()
     opened = open_source(source)
     if needs_calibration(request):
-        typer.echo(f"multiplying with {blas_in_use()}", err=True)
-        return opened, prepare_with_progress(opened, request)
+        messages.multiplying(blas_in_use())
+        return opened, prepare_with_progress(opened, request, messages.calibrating)
     return opened, prepare(opened, request)
-
-
-def _print_plan(source: Source, prepared: Prepared, console: Console) -> None:
-    # soft_wrap leaves the line whole where the output is a file.
-    console.print(plan_headline(source, prepared.plan), soft_wrap=True, highlight=False)
-    console.print(plan_table(prepared.plan))
-    if prepared.memory is not None:
-        console.print(memory_line(prepared.memory), soft_wrap=True, highlight=False)
-    if prepared.damage is not None:
-        console.print(
-            f"estimated divergence from the source: {prepared.damage:.4g} nats a token, with "
-            "searched grids; gptq does better",
-            soft_wrap=True,
-            highlight=False,
-        )
 
 
 if __name__ == "__main__":
