@@ -34,7 +34,7 @@ def card(source: Source, plan: Plan, provenance: Provenance, weight_bytes: int) 
     parts = [
         _front_matter(source),
         title,
-        f"A quantized language model for MLX, written by {provenance.producer}.",
+        f"A quantized language model for MLX, written by {provenance.producer} in MLX layout.",
         _facts(source, plan, provenance, weight_bytes),
         "## Bits by role",
         _roles(plan),
