@@ -15,6 +15,7 @@ NAMES = [
     "ConvertedModule",
     "DEFAULT_PROFILE",
     "JangQuantError",
+    "Origin",
     "Plan",
     "PlanError",
     "PlannedModule",

@@ -31,7 +31,7 @@ from jang_format._manifest import (
 )
 from jang_format._mlx_layout import mlx_arrays, mlx_specs
 from jang_format._packing import BIT_WIDTHS, pack_codes, unpack_codes
-from jang_format._plot import draw
+from jang_format._plot import check_picture, draw
 from jang_format._quantized import (
     GROUP_SIZES,
     QuantizedTensor,
@@ -48,7 +48,7 @@ from jang_format._safetensors import (
     read_header,
     read_weight_file,
 )
-from jang_format._summary import Summary, SummaryModule, SummaryRow, summarize
+from jang_format._summary import Summary, SummaryModule, SummaryRow, summarize, summary_of
 from jang_format._tensor_file import write_tensor_file
 from jang_format._validate import Problem, Validation, validate
 from jang_format._version import __version__
@@ -102,6 +102,7 @@ __all__ = [
     "block_arrays",
     "block_offsets",
     "block_specs",
+    "check_picture",
     "convert_layout",
     "decode_floats",
     "dequantize",
@@ -123,6 +124,7 @@ __all__ = [
     "read_weight_file",
     "refuse_existing",
     "summarize",
+    "summary_of",
     "unpack_codes",
     "validate",
     "weight_bytes_of",

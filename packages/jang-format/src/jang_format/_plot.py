@@ -6,6 +6,7 @@ import os
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
@@ -60,15 +61,10 @@ def draw(summary: Summary, file: Path) -> None:
         OutputError: If the name ends in something else, matplotlib is not installed, or the file
             cannot be written.
     """
+    check_picture(file)
+    from matplotlib import style
+
     suffix = file.suffix.lower()
-    if suffix not in _METADATA:
-        raise OutputError(f"{file}: found the suffix {suffix!r}, expected .png or .svg")
-    try:
-        from matplotlib import style
-    except ImportError as error:
-        raise OutputError(
-            "plots need matplotlib, which is missing: pip install 'jang-format[plot]'"
-        ) from error
     content = io.BytesIO()
     # The defaults first: a user's matplotlibrc would change the picture.
     with style.context(["default", _SETTINGS]):
@@ -76,6 +72,21 @@ def draw(summary: Summary, file: Path) -> None:
             content, format=suffix[1:], dpi=_DOTS_PER_INCH, metadata=_METADATA[suffix]
         )
     _write(file, content.getvalue())
+
+
+def check_picture(file: Path) -> None:
+    """Refuse what `draw` cannot draw into, before long work for it.
+
+    Raises:
+        OutputError: If the name ends neither in .png nor in .svg, or matplotlib is not installed.
+    """
+    suffix = file.suffix.lower()
+    if suffix not in _METADATA:
+        raise OutputError(f"{file}: found the suffix {suffix!r}, expected .png or .svg")
+    if find_spec("matplotlib") is None:
+        raise OutputError(
+            "plots need matplotlib, which is missing: pip install 'jang-format[plot]'"
+        )
 
 
 def _write(file: Path, content: bytes) -> None:

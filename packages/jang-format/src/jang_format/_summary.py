@@ -112,19 +112,47 @@ def summarize(directory: ModelDirectory) -> Summary:
     Raises:
         InvalidFileError: If tensors and config.json do not fit together.
     """
-    modules = (*_quantized_modules(directory), *_other_modules(directory))
+    return summary_of(
+        (*_quantized_modules(directory), *_other_modules(directory)),
+        layout=directory.layout.name,
+        architecture=str(directory.config.get("model_type", _UNKNOWN)),
+        profile=str(section(directory.manifest, "quantization").get("profile", _UNKNOWN)),
+        weight_bytes=directory.weight_bytes,
+        digest=directory_digest(directory.path),
+    )
+
+
+def summary_of(
+    modules: tuple[SummaryModule, ...],
+    *,
+    layout: str,
+    architecture: str,
+    profile: str,
+    weight_bytes: int,
+    digest: str | None = None,
+) -> Summary:
+    """Count parameters, bytes and bits per weight of modules, whether they are written or planned.
+
+    Args:
+        modules: Every module and every tensor that is not quantized.
+        layout: "mlx" or "blocks".
+        architecture: `model_type` of config.json.
+        profile: Profile or budget.
+        weight_bytes: Size of the weight files.
+        digest: That of the directory; None where there is none.
+    """
     matrices = [module for module in modules if len(module.shape) >= 2]
     inner = [module for module in matrices if module.role not in EMBEDDING_ROLES]
     bytes_by_role: dict[str, int] = defaultdict(int)
     for module in modules:
         bytes_by_role[module.role] += module.nbytes
     return Summary(
-        layout=directory.layout.name,
-        architecture=str(directory.config.get("model_type", _UNKNOWN)),
-        profile=str(section(directory.manifest, "quantization").get("profile", _UNKNOWN)),
-        digest=directory_digest(directory.path),
+        layout=layout,
+        architecture=architecture,
+        profile=profile,
+        digest=digest,
         parameters=sum(module.parameters for module in modules),
-        weight_bytes=directory.weight_bytes,
+        weight_bytes=weight_bytes,
         bits_per_weight=_bits_per_weight(matrices),
         bits_per_weight_without_embeddings=_bits_per_weight(inner),
         bytes_by_role=dict(sorted(bytes_by_role.items(), key=lambda item: -item[1])),

@@ -1,9 +1,14 @@
-"""What the commands of all packages share: errors in one line, and a bar for long work."""
+"""What the commands of all packages share: errors in one line, and how far long work is.
+
+People see bars and sentences; programs that asked for JSON read the same from stderr as events, one
+JSON object a line.
+"""
 
 import json
+import time
 from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager
-from typing import Any
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, Final
 
 import typer
 from rich.console import Console
@@ -21,9 +26,25 @@ from rich.progress import (
 
 from jang_format._errors import printable
 
-__all__ = ["byte_progress", "count_progress", "plain_console", "print_json", "user_errors"]
+__all__ = [
+    "Bar",
+    "Show",
+    "byte_progress",
+    "count_progress",
+    "event_errors",
+    "event_progress",
+    "plain_console",
+    "print_event",
+    "print_json",
+    "user_errors",
+]
 
+# Done, total, and what is at work.
 Show = Callable[[int, int, str], None]
+# Takes a title, as `byte_progress` does.
+Bar = Callable[[str], AbstractContextManager[Show]]
+
+_SECONDS_BETWEEN_EVENTS: Final = 0.1
 
 
 @contextmanager
@@ -69,6 +90,59 @@ def _progress(title: str, *amounts: ProgressColumn) -> Generator[Show]:
             bar.update(task, completed=done, total=total, label=escape(printable(label)))
 
         yield show
+
+
+@contextmanager
+def event_errors(*kinds: type[Exception]) -> Generator[None]:
+    """As `user_errors`, with the event "error" or "stopped" for the line."""
+    try:
+        yield
+    except kinds as error:
+        print_event("error", message=str(error))
+        raise typer.Exit(2) from error
+    except KeyboardInterrupt as error:
+        print_event("stopped")
+        raise typer.Exit(130) from error
+
+
+@contextmanager
+def event_progress(title: str) -> Generator[Show]:
+    """As `byte_progress`, with the event "progress": at most ten a second, and always the last."""
+    began: tuple[float, int] | None = None
+    printed = -_SECONDS_BETWEEN_EVENTS
+    waiting: dict[str, Any] | None = None
+
+    def show(done: int, total: int, label: str) -> None:
+        nonlocal began, printed, waiting
+        now = time.monotonic()
+        began = began or (now, done)
+        left = _seconds_left(now - began[0], done - began[1], total - done)
+        waiting = {
+            "stage": title,
+            "done": done,
+            "total": total,
+            "path": label,
+            "seconds_left": left,
+        }
+        if now - printed >= _SECONDS_BETWEEN_EVENTS:
+            print_event("progress", **waiting)
+            printed, waiting = now, None
+
+    try:
+        yield show
+    finally:
+        if waiting is not None:
+            print_event("progress", **waiting)
+
+
+def _seconds_left(seconds: float, done: int, left: int) -> float | None:
+    """Time for what is left at the pace of what is done; None while there is no pace."""
+    return round(seconds * left / done, 1) if done > 0 else None
+
+
+def print_event(event: str, **content: object) -> None:
+    """Print what happened as one line of JSON on stderr, in ASCII."""
+    typer.echo(json.dumps({"event": event} | content), err=True)
 
 
 def plain_console(*, stderr: bool = False) -> Console:

@@ -9,7 +9,7 @@ import jang_runtime.blas  # noqa: F401 # pyright: ignore[reportUnusedImport]
 from jang_quant._convert import Progress, convert, plan_source
 from jang_quant._errors import ConversionError, JangQuantError, PlanError, SourceError
 from jang_quant._outcome import Conversion, ConvertedModule
-from jang_quant._plan import Plan, PlannedModule, PlannedParameter, make_plan
+from jang_quant._plan import Origin, Plan, PlannedModule, PlannedParameter, make_plan
 from jang_quant._profiles import DEFAULT_PROFILE, Profile, find_profile, profiles
 from jang_quant._quantize import Recipe
 from jang_quant._request import Prepared, Request, prepare
@@ -23,6 +23,7 @@ __all__ = [
     "ConversionError",
     "ConvertedModule",
     "JangQuantError",
+    "Origin",
     "Plan",
     "PlanError",
     "PlannedModule",

@@ -19,6 +19,7 @@ from jang_format import (
     quantization_config,
     refuse_existing,
 )
+from jang_quant._card import CARD_FILE, card
 from jang_quant._errors import ConversionError, SourceError
 from jang_quant._outcome import Conversion, ConvertedModule
 from jang_quant._pipeline import BeyondF16Error, write_tensors
@@ -236,6 +237,7 @@ def _write_descriptions(
     config = dict(source.config) | {"quantization": quantization_config(modules)}
     writer.write_json("config.json", config)
     writer.write_json(MANIFEST_FILE, manifest(provenance, modules, writer.weight_bytes))
+    writer.write_file(CARD_FILE, card(source, plan, provenance, writer.weight_bytes).encode())
     for name, content in source.side_files.items():
         writer.write_file(name, content if isinstance(content, bytes) else content.read_bytes())
 

@@ -77,6 +77,19 @@ class PlannedParameter:
 
 
 @dataclass(frozen=True)
+class Origin:
+    """Where a plan comes from, as far as that is known; the model card says it.
+
+    Attributes:
+        command: The command that repeats the conversion.
+        damage: Estimated divergence from the source, in nats a token.
+    """
+
+    command: str | None = None
+    damage: float | None = None
+
+
+@dataclass(frozen=True)
 class Plan:
     """Bits and group size for every module of a model.
 
@@ -84,11 +97,13 @@ class Plan:
         name: The profile it comes from.
         modules: Every module that could be quantized, in the model's order.
         others: All other parameters, by path.
+        origin: Where it comes from; what is written besides the model card does not depend on it.
     """
 
     name: str
     modules: tuple[PlannedModule, ...]
     others: Mapping[str, PlannedParameter]
+    origin: Origin = Origin()
 
     @property
     def parameters(self) -> int:

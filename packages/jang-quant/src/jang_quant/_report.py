@@ -6,8 +6,10 @@ from typing import Any
 
 from rich.table import Table
 
+from jang_quant._memory import MemoryNeeds
 from jang_quant._outcome import Conversion
 from jang_quant._plan import Plan, PlannedModule, PlannedParameter
+from jang_quant._request import Prepared
 from jang_quant._sources.source import Source
 
 
@@ -47,6 +49,14 @@ def plan_headline(source: Source, plan: Plan) -> str:
     return headline
 
 
+def memory_line(memory: MemoryNeeds) -> str:
+    """That a plan fits, and what takes how much."""
+    return (
+        f"fits in {memory.limit / 1e9:g} GB with {memory.context:,} tokens: {memory.describe()} = "
+        f"{memory.total / 1e9:.2f} GB"
+    )
+
+
 _Alike = tuple[str, str, tuple[int, ...], int | None, int | None]
 
 
@@ -82,8 +92,17 @@ def plan_document(source: Source, plan: Plan) -> dict[str, Any]:
     }
 
 
+def estimates(prepared: Prepared) -> dict[str, Any]:
+    """What is expected of a plan, for JSON; null where it was not asked."""
+    memory = prepared.memory
+    return {
+        "damage": prepared.damage,
+        "memory": None if memory is None else asdict(memory) | {"total": memory.total},
+    }
+
+
 def conversion_document(source: Source, conversion: Conversion) -> dict[str, Any]:
-    """A finished conversion for JSON."""
+    """A finished conversion for JSON, every module with its bytes, error and seconds."""
     plan = conversion.plan
     return {
         "out": str(conversion.out),
@@ -96,4 +115,5 @@ def conversion_document(source: Source, conversion: Conversion) -> dict[str, Any
         "bits_per_weight": plan.bits_per_weight,
         "float_dtype": conversion.float_dtype,
         "seconds": conversion.seconds,
+        "modules": [asdict(module) for module in conversion.modules],
     }

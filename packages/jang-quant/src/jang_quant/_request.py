@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,6 +15,7 @@ from jang_quant._calibration.texts import DEFAULT_LENGTH, DEFAULT_SEQUENCES
 from jang_quant._convert import plan_source
 from jang_quant._errors import PlanError, SourceError
 from jang_quant._measured_plan import bytes_for_bits, measured_plan
+from jang_quant._memory import MemoryNeeds, memory_needs
 from jang_quant._plan import DEFAULT_GROUP_SIZE, Plan, PlannedModule
 from jang_quant._profiles import DEFAULT_PROFILE, ProfileTable, find_profile, follows_profile
 from jang_quant._quantize import METHODS, MethodName
@@ -50,6 +51,9 @@ class Request:
         sequences: How many sequences of text are run through the model.
         length: Tokens of each.
         profile_table: Whose table a profile is looked up in: "jang" or "published".
+        fit_memory: Bytes that the running model may take, such as "64GB", instead of a profile.
+        context: Tokens that it has to have room for then; None for what the config allows, at most
+            4096.
     """
 
     profile: str | None = None
@@ -61,6 +65,8 @@ class Request:
     sequences: int = DEFAULT_SEQUENCES
     length: int = DEFAULT_LENGTH
     profile_table: ProfileTable = "jang"
+    fit_memory: str | None = None
+    context: int | None = None
 
 
 @dataclass(frozen=True)
@@ -71,11 +77,13 @@ class Prepared:
         plan: Bits and group size of every module.
         calibration: What was measured; None without calibration.
         damage: Estimated divergence from the source, in nats a token; None where not estimated.
+        memory: What the model takes while it runs; None where that was not asked.
     """
 
     plan: Plan
     calibration: Calibration | None
     damage: float | None
+    memory: MemoryNeeds | None = None
 
 
 def check(request: Request) -> None:
@@ -85,6 +93,7 @@ def check(request: Request) -> None:
         PlanError: If so.
     """
     _budget_of(request)
+    _memory_limit(request)
     find_profile(_base_profile(request), request.profile_table)
     if request.group_size not in GROUP_SIZES:
         raise PlanError(f"group size: found {request.group_size}, expected one of {GROUP_SIZES}")
@@ -146,28 +155,47 @@ def prepare(
     base = plan_source(
         source, find_profile(_base_profile(request), request.profile_table), request.group_size
     )
-    if not needs_calibration(request):
-        return Prepared(plan=_prior_plan(base, budget), calibration=None, damage=None)
-    if folder is None:
-        raise ValueError("folder: found None, expected a directory for what calibration measures")
-    calibration = calibration_of(source, request, folder / CALIBRATION_FILE, on_progress)
+    memory = None
+    limit = _memory_limit(request)
+    if limit is not None:
+        memory = memory_needs(source, base, limit, request.context)
+        budget = _memory_budget(memory)
+        _refuse_too_little(memory, base)
+    calibration = None
+    if needs_calibration(request):
+        if folder is None:
+            raise ValueError("folder: found None, expected one for what calibration measures")
+        calibration = calibration_of(source, request, folder / CALIBRATION_FILE, on_progress)
     if budget is None:
         return Prepared(plan=base, calibration=calibration, damage=None)
     name, tensor_bytes = budget(base)
+    if calibration is None or folder is None:
+        table: Mapping[str, Sequence[Option]] = prior_table(base)
+    else:
+        table = _kept_table(source, base, calibration, request.group_size, folder, on_progress)
+    made = measured_plan(base, name, table, tensor_bytes)
+    return Prepared(
+        plan=made.plan,
+        calibration=calibration,
+        damage=None if calibration is None else made.damage,
+        memory=None if memory is None else replace(memory, weights=made.plan.tensor_bytes),
+    )
+
+
+def _kept_table(
+    source: Source,
+    base: Plan,
+    calibration: Calibration,
+    group_size: int,
+    folder: Path,
+    on_progress: Callable[[Progress], None],
+) -> Mapping[str, Sequence[Option]]:
+    """Options as they were measured for this request before, or are now."""
     kept = folder / _OPTIONS_FILE
     if not kept.exists():
-        table = _measured_table(source, base, calibration, request.group_size, on_progress)
+        table = _measured_table(source, base, calibration, group_size, on_progress)
         write_options(kept, table)
-    made = measured_plan(base, name, read_options(kept), tensor_bytes)
-    return Prepared(plan=made.plan, calibration=calibration, damage=made.damage)
-
-
-def _prior_plan(base: Plan, budget: "Budget | None") -> Plan:
-    """The plan of a profile, or of a budget by the profile's bits."""
-    if budget is None:
-        return base
-    name, tensor_bytes = budget(base)
-    return measured_plan(base, name, prior_table(base), tensor_bytes).plan
+    return read_options(kept)
 
 
 Budget = Callable[[Plan], tuple[str, int]]
@@ -175,9 +203,11 @@ Budget = Callable[[Plan], tuple[str, int]]
 
 def _budget_of(request: Request) -> Budget | None:
     """What names the plan and counts its bytes; None for a profile."""
-    asked = [request.profile, request.bits, request.size]
+    asked = [request.profile, request.bits, request.size, request.fit_memory]
     if sum(value is not None for value in asked) > 1:
-        raise PlanError("--profile, --bits and --size: found more than one, expected one of them")
+        raise PlanError(
+            "--profile, --bits, --size and --fit-memory: found more than one, expected one of them"
+        )
     if request.method not in METHODS:
         raise PlanError(f"method: found {request.method!r}, expected one of {', '.join(METHODS)}")
     if request.bits is not None:
@@ -209,15 +239,47 @@ def _size_budget(nbytes: int) -> Budget:
     return budget
 
 
-def parse_size(text: str) -> int:
-    """Bytes that a text such as "38GB" or "1.5 GiB" means.
+def _memory_limit(request: Request) -> int | None:
+    """Bytes that the running model may take; None where that is not asked."""
+    if request.fit_memory is not None:
+        if request.context is not None and request.context < 1:
+            raise PlanError(f"--context: found {request.context}, expected at least 1")
+        return parse_size(request.fit_memory, "--fit-memory")
+    if request.context is not None:
+        raise PlanError(f"--context: found {request.context} alone, expected --fit-memory with it")
+    return None
+
+
+def _memory_budget(memory: MemoryNeeds) -> Budget:
+    """What is left for the weight files; that of a size of so many bytes, under its own name."""
+    left = _size_budget(memory.limit - memory.cache - memory.workspace)
+    name = f"{memory.limit / 1e9:g} GB of memory with {memory.context:,} tokens"
+    return lambda base: (name, left(base)[1])
+
+
+def _refuse_too_little(memory: MemoryNeeds, base: Plan) -> None:
+    """Refuse memory that no plan fits into, before a long calibration for it."""
+    table = prior_table(base)
+    fixed = base.tensor_bytes - sum(m.nbytes for m in base.modules if m.path in table)
+    smallest = fixed + sum(min(o.nbytes for o in options) for options in table.values())
+    least = replace(memory, weights=smallest)
+    if least.total > memory.limit:
+        raise PlanError(
+            f"--fit-memory: found {memory.limit / 1e9:.2f} GB, expected at least "
+            f"{least.total / 1e9:.2f} GB for the smallest plan with {memory.context:,} tokens: "
+            f"{least.describe()}"
+        )
+
+
+def parse_size(text: str, field: str = "size") -> int:
+    """Bytes that a text such as "38GB" or "1.5 GiB" means; `field` names it in the error.
 
     Raises:
         PlanError: If it means none.
     """
     found = re.fullmatch(r"([0-9]*\.?[0-9]+)\s*([KMGT]I?)?B?", text.strip().upper())
     if found is None:
-        raise PlanError(f"size: found {text!r}, expected one such as 38GB or 1.5GiB")
+        raise PlanError(f"{field}: found {text!r}, expected one such as 38GB or 1.5GiB")
     return int(float(found[1]) * (_UNITS | _BINARY_UNITS)[found[2] or ""])
 
 

@@ -1,6 +1,7 @@
 """The command `jang-quant`."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated
@@ -9,15 +10,20 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from jang_format.terminal import print_json, user_errors
+from jang_format import JangFormatError, check_picture, draw
+from jang_format.terminal import print_event, print_json, user_errors
 from jang_quant._calibration.run import SELF
 from jang_quant._calibration.store import SUFFIX
 from jang_quant._calibration.texts import DEFAULT_LENGTH, DEFAULT_SEQUENCES
+from jang_quant._command import command_of
 from jang_quant._convert import refuse_output, refuse_taken
 from jang_quant._errors import ConversionError, JangQuantError
+from jang_quant._messages import FOR_PEOPLE, FOR_PROGRAMS, Messages, print_plan
+from jang_quant._picture import plan_summary
+from jang_quant._plan import Origin
 from jang_quant._profiles import DEFAULT_PROFILE, Profile, ProfileTable, profiles
 from jang_quant._quantize import MethodName, Recipe, use_threads
-from jang_quant._report import conversion_document, plan_document, plan_headline, plan_table
+from jang_quant._report import conversion_document, estimates, plan_document
 from jang_quant._request import (
     Prepared,
     Request,
@@ -26,6 +32,7 @@ from jang_quant._request import (
     needs_calibration,
     prepare,
 )
+from jang_quant._result import print_result
 from jang_quant._sources.resolve import open_source
 from jang_quant._sources.source import Source
 from jang_quant._work import work_folder
@@ -68,6 +75,23 @@ SizeOption = Annotated[
     str | None,
     typer.Option("--size", "-s", help="Size of the weight files, instead of a profile: 38GB."),
 ]
+FitMemoryOption = Annotated[
+    str | None,
+    typer.Option(
+        "--fit-memory",
+        help="Memory that the running model may take, instead of a profile: 64GB. Weights, the "
+        "cache of --context tokens and workspace fit into it.",
+    ),
+]
+ContextOption = Annotated[
+    int | None,
+    typer.Option(
+        "--context",
+        min=1,
+        help="Tokens of prompt and answer that --fit-memory has room for.",
+        show_default="what the model allows, at most 4096",
+    ),
+]
 MethodOption = Annotated[
     MethodName, typer.Option("--method", "-m", help="How weights are rounded; gptq is the best.")
 ]
@@ -86,7 +110,7 @@ GroupSizeOption = Annotated[
 ]
 JobsOption = Annotated[
     int | None,
-    typer.Option("--jobs", "-j", min=1, help="Processor cores to use.  [default: all]"),
+    typer.Option("--jobs", "-j", min=1, help="Processor cores to use; all, if not given."),
 ]
 ResumeOption = Annotated[
     bool,
@@ -94,35 +118,64 @@ ResumeOption = Annotated[
         "--resume/--no-resume", help="Take up the work of the same command that was broken off."
     ),
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+JsonOption = Annotated[
+    bool,
+    typer.Option(
+        "--json", help="Print one JSON document; what happens meanwhile is JSON lines on stderr."
+    ),
+]
 
 
-@app.command(epilog="Example: jang-quant plan smollm2 --bits 3.5 --calibration self")
+@app.command(epilog="Example: jang-quant plan smollm2 --bits 3.5 --plot bits.png")
 def plan(
     source: SourceArgument,
     profile: ProfileOption = None,
     profile_table: ProfileTableOption = "jang",
     bits: BitsOption = None,
     size: SizeOption = None,
+    fit_memory: FitMemoryOption = None,
+    context: ContextOption = None,
     calibration: CalibrationOption = None,
     group_size: GroupSizeOption = 64,
+    plot: Annotated[
+        Path | None,
+        typer.Option(
+            "--plot", metavar="FILE", help="Draw bits and bytes of each module: .png, .svg."
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Say what a conversion would give: bits, group size and bytes of every module."""
     request = Request(
-        profile, bits, size, "rtn", calibration, group_size, profile_table=profile_table
+        profile,
+        bits,
+        size,
+        "rtn",
+        calibration,
+        group_size,
+        profile_table=profile_table,
+        fit_memory=fit_memory,
+        context=context,
     )
-    with user_errors(JangQuantError):
-        opened = _open(source, request)
+    messages = FOR_PROGRAMS if as_json else FOR_PEOPLE
+    with messages.errors(JangQuantError, JangFormatError):
+        if plot is not None:
+            check_picture(plot)
+        opened = _open(source, request, messages)
         with TemporaryDirectory() as folder:
-            prepared = _prepare(opened, request, Path(folder))
+            prepared = _prepare(opened, request, Path(folder), messages)
+        if plot is not None:
+            draw(plan_summary(opened, prepared.plan), plot)
         if as_json:
-            print_json(plan_document(opened, prepared.plan) | {"damage": prepared.damage})
+            print_json(plan_document(opened, prepared.plan) | estimates(prepared))
         else:
-            _print_plan(opened, prepared, Console())
+            print_plan(opened, prepared, Console())
 
 
-@app.command(epilog="Example: jang-quant convert smollm2 ./smollm2-3.5 --bits 3.5 --method gptq")
+@app.command(
+    epilog="Examples: jang-quant convert smollm2 ./smollm2-3.5 --bits 3.5 --method gptq; "
+    "jang-quant convert Qwen/Qwen3-32B ./fits --fit-memory 24GB --context 16384"
+)
 def convert(
     source: SourceArgument,
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The directory to make.")],
@@ -130,6 +183,8 @@ def convert(
     profile_table: ProfileTableOption = "jang",
     bits: BitsOption = None,
     size: SizeOption = None,
+    fit_memory: FitMemoryOption = None,
+    context: ContextOption = None,
     method: MethodOption = "rtn",
     calibration: CalibrationOption = None,
     group_size: GroupSizeOption = 64,
@@ -137,28 +192,39 @@ def convert(
     resume: ResumeOption = True,
     as_json: JsonOption = False,
 ) -> None:
-    """Convert a model and write it so that every MLX program loads it."""
+    """Convert a model and write it so that every MLX program loads it, with a model card."""
     request = Request(
-        profile, bits, size, method, calibration, group_size, profile_table=profile_table
+        profile,
+        bits,
+        size,
+        method,
+        calibration,
+        group_size,
+        profile_table=profile_table,
+        fit_memory=fit_memory,
+        context=context,
     )
-    with user_errors(JangQuantError):
+    messages = FOR_PROGRAMS if as_json else FOR_PEOPLE
+    with messages.errors(JangQuantError):
         use_threads(jobs)
         refuse_taken(out)
-        opened = _open(source, request)
+        opened = _open(source, request, messages)
         refuse_output(opened, out)
         with work_folder(out, asked_of(opened, request), resume=resume) as folder:
-            prepared = _prepare(opened, request, folder)
-            _print_plan(opened, prepared, Console(stderr=True))
+            prepared = _prepare(opened, request, folder, messages)
+            messages.planned(opened, prepared)
             recipe = Recipe(method, prepared.calibration)
-            conversion = convert_with_progress(opened, out, prepared.plan, recipe, folder)
-        if as_json:
-            document = conversion_document(opened, conversion)
-            print_json(document | {"method": method, "damage": prepared.damage})
-        else:
-            typer.echo(
-                f"wrote {out}: {conversion.weight_bytes:,} bytes of weights, "
-                f"{prepared.plan.bits_per_weight:.3f} bits per weight, {conversion.seconds:.1f} s"
+            origin = Origin(command_of(opened.name, request), prepared.damage)
+            planned = replace(prepared.plan, origin=origin)
+            conversion = convert_with_progress(
+                opened, out, planned, recipe, folder, messages.converting
             )
+        if as_json:
+            print_event("done", out=str(out), seconds=conversion.seconds)
+            document = conversion_document(opened, conversion)
+            print_json(document | {"method": method} | estimates(prepared))
+        else:
+            print_result(conversion, Console())
 
 
 @app.command("calibrate", epilog="Example: jang-quant calibrate smollm2 smollm2.safetensors")
@@ -180,7 +246,7 @@ def calibrate_command(
         if out.suffix != SUFFIX:
             raise ConversionError(f"OUT: found {out}, expected a name that ends in {SUFFIX}")
         quiet_libraries()
-        typer.echo(f"multiplying with {blas_in_use()}", err=True)
+        FOR_PEOPLE.multiplying(blas_in_use())
         opened = open_source(source)
         calibration = calibrate_with_progress(opened, request, out)
         typer.echo(f"wrote {out}: {calibration.text.tokens.size:,} tokens")
@@ -211,30 +277,18 @@ def profiles_command(as_json: JsonOption = False) -> None:
 _ROLES = ("mlp", "attention", "embedding", "head")
 
 
-def _open(source: str, request: Request) -> Source:
+def _open(source: str, request: Request, messages: Messages) -> Source:
     quiet_libraries()
     check(request)
+    messages.opening()
     return open_source(source)
 
 
-def _prepare(source: Source, request: Request, folder: Path) -> Prepared:
+def _prepare(source: Source, request: Request, folder: Path, messages: Messages) -> Prepared:
     if needs_calibration(request):
-        typer.echo(f"multiplying with {blas_in_use()}", err=True)
-        return prepare_with_progress(source, request, folder)
+        messages.multiplying(blas_in_use())
+        return prepare_with_progress(source, request, folder, messages.calibrating)
     return prepare(source, request, folder)
-
-
-def _print_plan(source: Source, prepared: Prepared, console: Console) -> None:
-    # soft_wrap leaves the line whole where the output is a file.
-    console.print(plan_headline(source, prepared.plan), soft_wrap=True, highlight=False)
-    console.print(plan_table(prepared.plan))
-    if prepared.damage is not None:
-        console.print(
-            f"estimated divergence from the source: {prepared.damage:.4g} nats a token, with "
-            "searched grids; gptq does better",
-            soft_wrap=True,
-            highlight=False,
-        )
 
 
 if __name__ == "__main__":

@@ -1,8 +1,11 @@
-"""Calibration and conversion with progress bars: how far, and time left."""
+"""Calibration and conversion that say how far they are, and how long it takes yet.
+
+They draw bars; `jang_format.terminal.event_progress` in their place prints JSON lines.
+"""
 
 from pathlib import Path
 
-from jang_format.terminal import byte_progress, count_progress
+from jang_format.terminal import Bar, byte_progress, count_progress
 from jang_quant import _convert
 from jang_quant._calibration.collect import Progress
 from jang_quant._calibration.statistics import Calibration
@@ -29,13 +32,15 @@ def calibrate_with_progress(source: Source, request: Request, file: Path) -> Cal
         return calibration_of(source, request, file, on_progress)
 
 
-def prepare_with_progress(source: Source, request: Request, folder: Path) -> Prepared:
+def prepare_with_progress(
+    source: Source, request: Request, folder: Path, bar: Bar = count_progress
+) -> Prepared:
     """Prepare as `jang_quant.prepare` does, showing how far calibration is on stderr.
 
     Raises:
         JangQuantError: As `jang_quant.prepare` does.
     """
-    with count_progress("calibrating") as show:
+    with bar("calibrating") as show:
 
         def on_progress(progress: Progress) -> None:
             show(progress.done, progress.total, progress.what)
@@ -49,13 +54,14 @@ def convert_with_progress(
     plan: Plan,
     recipe: Recipe | None = None,
     folder: Path | None = None,
+    bar: Bar = byte_progress,
 ) -> Conversion:
     """Convert as `jang_quant.convert` does, showing bytes and time left on stderr.
 
     Raises:
         JangQuantError: As `jang_quant.convert` does.
     """
-    with byte_progress("converting") as show:
+    with bar("converting") as show:
 
         def on_progress(progress: _convert.Progress) -> None:
             show(progress.done, progress.total, progress.path)
