@@ -97,7 +97,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--models", default=",".join(MODELS), help=f"some of {','.join(MODELS)}")
     parser.add_argument("--methods", default="rtn", help="ours: some of rtn,mse,gptq")
     parser.add_argument("--calibration", help="for mse and gptq, as jang-quant convert takes it")
-    parser.add_argument("--limit", type=float, default=120, help="seconds that a run may take")
+    parser.add_argument("--limit", type=float, default=300, help="seconds that a run may take")
     parser.add_argument("--quick", action="store_true", help="tiny models, and no page is written")
     return parser.parse_args()
 
@@ -107,6 +107,15 @@ def chosen_programs(options: argparse.Namespace, work: Path) -> list[Program]:
     methods: list[str] = options.methods.split(",")
     calibrations = [None if method == "rtn" else options.calibration for method in methods]
     return [*map(ours, methods, calibrations), mlx_lm(), published(work)]
+
+
+def command_line(options: argparse.Namespace) -> str:
+    """The command for the page, without paths of this machine."""
+    placeholders = {str(options.work): "DIR"}
+    if options.calibration and Path(options.calibration).exists():
+        placeholders[options.calibration] = "FILE"
+    given = [placeholders.get(part, part) for part in sys.argv[1:]]
+    return shlex.join(["uv", "run", "python", "benchmarks/conversion_speed.py", *given])
 
 
 def main() -> None:
@@ -122,12 +131,9 @@ def main() -> None:
         for model in models
         for row in measured(model, programs, work, options.runs, options.limit)
     ]
-    # The working directory is the reader's own: the page is not to hold paths of this machine.
-    given = [part if part != str(options.work) else "DIR" for part in sys.argv[1:]]
-    command = shlex.join(["uv", "run", "python", "benchmarks/conversion_speed.py", *given])
     head = ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"]
     commit = subprocess.run(head, check=True, capture_output=True, text=True).stdout.strip()
-    text = page(rows, models, command, commit)
+    text = page(rows, models, command_line(options), commit)
     if not options.quick:
         RESULT.write_text(text)
     print(text)

@@ -76,7 +76,7 @@ class Row:
         median = statistics.median(seconds)
         yield self.model.name
         yield self.program.name + self._failure()
-        if any(run.killed for run in self.runs):
+        if self._killed:
             yield f"not finished after {max(seconds):.0f} s"
             yield ""
             yield ""
@@ -91,12 +91,16 @@ class Row:
         yield self._bound(anonymous)
         yield _megabytes(self.runs[-1].output)
 
+    @property
+    def _killed(self) -> bool:
+        return any(run.killed for run in self.runs)
+
     def _failure(self) -> str:
         failed = {run.status for run in self.runs if run.status and not run.killed}
         return f" (exit status {min(failed)})" if failed else ""
 
     def _bound(self, anonymous: int) -> str:
-        if not self.program.ours:
+        if not self.program.ours or self._killed:
             return ""
         kept = "kept" if anonymous <= bound(self.model) else "**broken**"
         return f"{_megabytes(bound(self.model))}, {kept if anonymous else 'not known'}"
