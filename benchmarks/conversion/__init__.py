@@ -1,0 +1,1 @@
+"""Parts of conversion_speed.py."""
