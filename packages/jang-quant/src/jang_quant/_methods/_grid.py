@@ -123,6 +123,18 @@ def _fit_range(
     return scale, bias, weighted_error(values, weights, scale, bias, largest)
 
 
+@njit(cache=True, fastmath=_FAST)
+def _start(values: Floats, weights: Floats) -> tuple[Scalar, Scalar, Scalar, Scalar]:
+    """Least and greatest value, and the sums of weights and of weighted values."""
+    low, high = values[0], values[0]
+    weight_sum, value_sum = np.float32(0), np.float32(0)
+    for place in range(values.size):
+        low, high = min(low, values[place]), max(high, values[place])
+        weight_sum += weights[place]
+        value_sum += weights[place] * values[place]
+    return low, high, weight_sum, value_sum
+
+
 @njit(cache=True)
 def fit_group(
     values: Floats, weights: Floats, largest: Scalar, ends: Floats, significant_bits: int
@@ -136,12 +148,8 @@ def fit_group(
         ends: See `moves`.
         significant_bits: See `STORED_BITS`.
     """
-    low, high = values.min(), values.max()
+    low, high, weight_sum, value_sum = _start(values, weights)
     span = high - low
-    weight_sum, value_sum = np.float32(0), np.float32(0)
-    for place in range(values.size):
-        weight_sum += weights[place]
-        value_sum += weights[place] * values[place]
     best = _fit_range(values, weights, weight_sum, value_sum, low, high, largest, significant_bits)
     from_low, from_high = np.float32(0), np.float32(0)
     # Both ends alike, then the low one alone, then the high one.
@@ -200,7 +208,7 @@ def fit(
             bits,
             ends,
             STORED_BITS[dtype],
-            packed[number].reshape(len(found), -1),
+            packed[number].view(np.uint8).reshape(len(found), -1),
             scales[number].reshape(-1),
             biases[number].reshape(-1),
             found,
@@ -228,15 +236,16 @@ def _fill(raw: NDArray[Any], bits: NDArray[np.uint32], values: Floats) -> None:
 
 
 @njit(cache=True)
-def pack_group(codes: NDArray[np.uint32], width: int, words: NDArray[np.uint32]) -> None:
-    """Pack the codes of a group into `size // 32 * width` words, as jang_format.pack_codes does."""
-    words[:] = np.uint32(0)
-    for place in range(codes.size):
-        position = (place & 31) * width
-        word, shift = (place >> 5) * width + (position >> 5), position & 31
-        words[word] |= codes[place] << np.uint32(shift)
-        if shift + width > 32:
-            words[word + 1] |= codes[place] >> np.uint32(32 - shift)
+def pack_group(codes: NDArray[np.uint32], width: int, packed: NDArray[np.uint8]) -> None:
+    """Pack the codes of a group into `size // 8 * width` bytes, as jang_format.pack_codes does."""
+    for first in range(0, codes.size, 8):
+        # Eight codes are a whole number of bytes, and at most eight of them.
+        together = np.uint64(0)
+        for place in range(8):
+            together |= np.uint64(codes[first + place]) << np.uint64(place * width)
+        start = first // 8 * width
+        for place in range(width):
+            packed[start + place] = np.uint8((together >> np.uint64(8 * place)) & np.uint64(0xFF))
 
 
 @njit(parallel=True, cache=True)
@@ -246,7 +255,7 @@ def quantize_groups(
     width: int,
     ends: Floats,
     significant_bits: int,
-    packed: NDArray[np.uint32],
+    packed: NDArray[np.uint8],
     scales: Floats,
     biases: Floats,
     sums: Floats,
@@ -259,7 +268,7 @@ def quantize_groups(
         width: Bits of a code.
         ends: See `moves`; without any, each group's own range is what the grid is fitted from.
         significant_bits: See `STORED_BITS`.
-        packed: uint32 `[n, group_size // 32 * width]`.
+        packed: uint8 `[n, group_size // 8 * width]`.
         scales: float32 `[n]`.
         biases: float32 `[n]`.
         sums: Of squared errors and of squares, float32 `[n, 2]`.

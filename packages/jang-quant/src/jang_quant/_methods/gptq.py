@@ -72,7 +72,7 @@ def quantize(
             bits,
             moves(bits),
             STORED_BITS[dtype],
-            packed[number],
+            packed[number].view(np.uint8),
             scales[number],
             biases[number],
             found,
@@ -126,7 +126,7 @@ def _quantize_rows(
     width: int,
     ends: Floats,
     significant_bits: int,
-    packed: NDArray[np.uint32],
+    packed: NDArray[np.uint8],
     scales: Floats,
     biases: Floats,
     sums: Floats,
@@ -135,7 +135,7 @@ def _quantize_rows(
     rows, columns = weight.shape
     groups, size = importance.shape
     largest = np.float32(2**width - 1)
-    words = size // 32 * width
+    step = size // 8 * width
     for part in prange((rows + _ROWS - 1) // _ROWS):
         first, last = part * _ROWS, min((part + 1) * _ROWS, rows)
         left = weight[first:last].copy()
@@ -154,7 +154,7 @@ def _quantize_rows(
                 _quantize_group(
                     values, scale, bias, largest, factor, start, codes, errors[row - first]
                 )
-                pack_group(codes, width, packed[row, group * words : (group + 1) * words])
+                pack_group(codes, width, packed[row, group * step : (group + 1) * step])
                 add_sums(weight[row, start : start + size], codes, scale, bias, sums[row])
             for tile in range(start + size, columns, _TILE):
                 stop = min(tile + _TILE, columns)
