@@ -4,6 +4,11 @@
 `jang_quant.progress` has the same with a progress bar.
 """
 
+import os
+
+# Before anything imports Numba: its threads are not to wait busily while BLAS has the cores.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 # Before anything imports MLX, which a fast BLAS has to precede.
 import jang_runtime.blas  # noqa: F401 # pyright: ignore[reportUnusedImport]
 from jang_quant._convert import Progress, convert, plan_source

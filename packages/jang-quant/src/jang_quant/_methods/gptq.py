@@ -33,7 +33,8 @@ DAMPING: Final = 0.01
 _ROWS: Final = 16
 # Columns that errors are spread over at a time: their part of the factor stays in the cache.
 _TILE: Final = 128
-_SMALL: Final = 128
+# Columns of a factorization at a time.
+_BLOCK: Final = 512
 
 
 def quantize(
@@ -92,30 +93,43 @@ def _factor(hessian: Floats, inputs: int) -> tuple[Floats, Floats]:
     """The upper Cholesky factor of the damped inverse `[in, in]`, and the weight of each input."""
     if hessian.shape != (inputs, inputs):
         raise InvalidTensorError(f"hessian: found {hessian.shape}, expected {(inputs, inputs)}")
-    damped = np.array(hessian, dtype=np.float64)
+    damped = hessian.astype(np.float64)
     diagonal = np.einsum("ii->i", damped)
     mean = diagonal.mean()
     # An input that is always 0: its weight does not matter, but the matrix has to be definite.
     diagonal += DAMPING * mean if mean > 0 else 1.0
-    importance = np.array(diagonal, dtype=np.float32)
+    importance = diagonal.astype(np.float32)
     # Turned around, the lower factor of H is the upper one of another product, H = R R^T; and
     # R^-1 is the upper factor of the inverse.
-    turned = np.linalg.cholesky(damped[::-1, ::-1])[::-1, ::-1]
-    factor = _invert_upper(np.ascontiguousarray(turned))
-    return factor.astype(np.float32), importance / importance.mean()
+    turned = damped[::-1, ::-1]
+    _cholesky(turned)
+    _invert_lower(turned)
+    return damped.astype(np.float32), importance / importance.mean()
 
 
-def _invert_upper(matrix: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
-    """The inverse of an upper triangular matrix, by halves."""
-    size = len(matrix)
-    if size <= _SMALL:
-        return np.triu(np.linalg.inv(matrix)).astype(np.float64)
-    half = size // 2
-    inverted = np.zeros(matrix.shape, dtype=np.float64)
-    inverted[:half, :half] = _invert_upper(matrix[:half, :half])
-    inverted[half:, half:] = _invert_upper(matrix[half:, half:])
-    inverted[:half, half:] = -inverted[:half, :half] @ matrix[:half, half:] @ inverted[half:, half:]
-    return inverted
+def _cholesky(matrix: NDArray[np.float64]) -> None:
+    """Replace a matrix by its lower factor, zeros above it.
+
+    By blocks of columns, so that no second matrix of its size is needed.
+    """
+    for start in range(0, len(matrix), _BLOCK):
+        part, rest = slice(start, start + _BLOCK), start + _BLOCK
+        own = np.linalg.cholesky(matrix[part, part])
+        matrix[part, part] = own
+        matrix[rest:, part] = matrix[rest:, part] @ np.linalg.inv(own).T
+        for column in range(rest, len(matrix), _BLOCK):
+            later = slice(column, column + _BLOCK)
+            matrix[column:, later] -= matrix[column:, part] @ matrix[later, part].T
+        matrix[part, rest:] = 0
+
+
+def _invert_lower(matrix: NDArray[np.float64]) -> None:
+    """Replace a lower triangular matrix, zeros above it, by its inverse, by blocks of rows."""
+    for start in range(0, len(matrix), _BLOCK):
+        part = slice(start, start + _BLOCK)
+        own = np.linalg.inv(matrix[part, part])
+        matrix[part, :start] = -own @ (matrix[part, :start] @ matrix[:start, :start])
+        matrix[part, part] = own
 
 
 @njit(parallel=True, cache=True)
@@ -188,9 +202,19 @@ def _quantize_group(
 @njit(cache=True, fastmath={"contract"})
 def _make_up(later: Floats, factor: Floats, errors: Floats, start: int, tile: int) -> None:
     """Spread the errors of a group over some of the columns that follow, from `tile` on."""
-    for place in range(errors.size):
-        # A slice, so that no index can be negative, which would cost the compiler its vectors.
-        line = factor[start + place, tile : tile + later.size]
-        error = errors[place]
+    stop = tile + later.size
+    # Four errors at a time, so that a column is read and written once for all of them. Slices, so
+    # that no index can be negative, which would cost the compiler its vectors.
+    for place in range(0, errors.size, 4):
+        first, second = factor[start + place, tile:stop], factor[start + place + 1, tile:stop]
+        third, fourth = factor[start + place + 2, tile:stop], factor[start + place + 3, tile:stop]
+        one, two, three, four = (
+            errors[place],
+            errors[place + 1],
+            errors[place + 2],
+            errors[place + 3],
+        )
         for column in range(later.size):
-            later[column] -= error * line[column]
+            later[column] -= (one * first[column] + two * second[column]) + (
+                three * third[column] + four * fourth[column]
+            )
