@@ -115,8 +115,8 @@ def open_workbench(source: Source, calibration: Path) -> Workbench:
 
     def by(method: MethodName) -> Callable[[str, int], QuantizedTensor]:
         quantize = quantizer(Recipe(method, known))
-        return lambda path, bits: quantize(
-            path, _values(source, path), bits, GROUP_SIZE, source.float_dtype
+        return lambda path, bits: (
+            quantize(path, _values(source, path), bits, GROUP_SIZE, source.float_dtype).tensor
         )
 
     return Workbench(source, base, table, {method: by(method) for method in METHODS})
