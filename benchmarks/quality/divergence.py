@@ -3,70 +3,47 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, cast
+from typing import Final, cast
 
 import mlx.core as mx
 import numpy as np
+from models import Logits
 from numpy.typing import NDArray
 
-from jang_format import dequantize, read_directory
-from jang_quant import Source
-from jang_runtime.architecture import build_model, quantizable_modules
-
-Logits = Callable[[mx.array], mx.array]
+REFERENCE: Final = "reference"
 
 
 @dataclass(frozen=True)
 class Divergence:
-    """What windows of text say of a model.
+    """What windows of text say of a model; divergences are KL(reference || model) in nats.
 
     Attributes:
-        kl: Mean KL(reference || model) over the positions of each window, in nats.
-        perplexity: Of the text.
+        windows: Mean over the positions of each window.
+        median: Over all positions.
+        p99: Which one position in a hundred exceeds.
         agreement: Share of positions where both find the same token most likely.
+        perplexity: Of the text.
     """
 
-    kl: tuple[float, ...]
-    perplexity: float
+    windows: tuple[float, ...]
+    median: float
+    p99: float
     agreement: float
+    perplexity: float
 
     @property
     def mean(self) -> float:
-        """Mean KL divergence over all positions."""
-        return float(np.mean(self.kl))
+        """Mean over all positions."""
+        return float(np.mean(self.windows))
 
 
-def reference_model(source: Source, weights: Mapping[str, NDArray[Any]] | None = None) -> Logits:
-    """The source's model in float32, some of its weights replaced."""
-    model = build_model(source.config)
-    given = weights or {}
-    arrays = [
-        (path, mx.array(given[path] if path in given else tensor.read()))
-        for path, tensor in source.tensors.items()
-    ]
-    cast(Any, model).load_weights(arrays)
-    mx.eval(model.parameters())  # pyright: ignore[reportUnknownMemberType] - open in mlx's stubs
-    return cast(Logits, model)
+@dataclass(frozen=True)
+class _Positions:
+    """One window, position by position; the last one has no following token."""
 
-
-def converted_model(source: Source, directory: Path) -> Logits:
-    """A converted model with its weights dequantized, which multiplies faster on a CPU."""
-    opened = read_directory(directory)
-    paths = opened.quantized_paths()
-    return reference_model(
-        source, {f"{path}.weight": dequantize(opened.quantized(path)) for path in paths}
-    )
-
-
-def uniform_model(source: Source, bits: int) -> Logits:
-    """MLX's own quantization, all modules alike in groups of 64."""
-    weights: dict[str, NDArray[Any]] = {}
-    for path in quantizable_modules(build_model(source.config)):
-        name = f"{path}.weight"
-        parts = mx.quantize(mx.array(source.tensors[name].read()), group_size=64, bits=bits)
-        weights[name] = np.array(mx.dequantize(*parts, group_size=64, bits=bits))
-    return reference_model(source, weights)
+    divergence: NDArray[np.float32]
+    agreement: NDArray[np.bool_]
+    loss: NDArray[np.float32]
 
 
 def measure(
@@ -75,31 +52,17 @@ def measure(
     windows: NDArray[np.int32],
     on_window: Callable[[int], None] = lambda done: None,
 ) -> dict[str, Divergence]:
-    """Run windows `[n, length]` through all models, the reference among the results."""
-    everyone = {"reference": reference, **models}
-    kl: dict[str, list[float]] = {name: [] for name in everyone}
-    losses: dict[str, list[float]] = {name: [] for name in everyone}
-    agreements: dict[str, list[float]] = {name: [] for name in everyone}
+    """Run windows `[n, length]` through all models; the reference is among the results."""
+    everyone = {REFERENCE: reference, **models}
+    found: dict[str, list[_Positions]] = {name: [] for name in everyone}
     for done, window in enumerate(windows, 1):
         tokens = mx.array(window)[None]
         expected = _log_probabilities(reference, tokens)
-        likely = mx.exp(expected)
         for name, model in everyone.items():
-            found = expected if model is reference else _log_probabilities(model, tokens)
-            kl[name].append(_number(mx.mean(mx.sum(likely * (expected - found), axis=-1))))
-            same = mx.argmax(found, axis=-1) == mx.argmax(expected, axis=-1)
-            agreements[name].append(_number(mx.mean(same)))
-            following = mx.take_along_axis(found[:-1], tokens[0, 1:, None], axis=-1)
-            losses[name].append(-_number(mx.mean(following)))
+            given = expected if model is reference else _log_probabilities(model, tokens)
+            found[name].append(_compare(expected, given, tokens[0]))
         on_window(done)
-    return {
-        name: Divergence(
-            kl=tuple(kl[name]),
-            perplexity=math.exp(float(np.mean(losses[name]))),
-            agreement=float(np.mean(agreements[name])),
-        )
-        for name in everyone
-    }
+    return {name: _summary(positions) for name, positions in found.items()}
 
 
 def _log_probabilities(model: Logits, tokens: mx.array) -> mx.array:
@@ -109,5 +72,24 @@ def _log_probabilities(model: Logits, tokens: mx.array) -> mx.array:
     return found
 
 
-def _number(value: mx.array) -> float:
-    return float(cast(float, value.item()))
+def _compare(expected: mx.array, given: mx.array, tokens: mx.array) -> _Positions:
+    divergence = mx.sum(mx.exp(expected) * (expected - given), axis=-1)
+    same = mx.argmax(given, axis=-1) == mx.argmax(expected, axis=-1)
+    following = mx.take_along_axis(given[:-1], tokens[1:, None], axis=-1)
+    return _Positions(
+        divergence=np.array(divergence, dtype=np.float32),
+        agreement=np.array(same, dtype=np.bool_),
+        loss=-np.array(following[:, 0], dtype=np.float32),
+    )
+
+
+def _summary(windows: list[_Positions]) -> Divergence:
+    everywhere = np.concatenate([window.divergence for window in windows])
+    losses = [float(window.loss.mean(dtype=np.float64)) for window in windows]
+    return Divergence(
+        windows=tuple(float(window.divergence.mean(dtype=np.float64)) for window in windows),
+        median=float(np.median(everywhere)),
+        p99=float(np.quantile(everywhere, 0.99)),
+        agreement=float(np.mean([cast(float, window.agreement.mean()) for window in windows])),
+        perplexity=math.exp(float(np.mean(losses))),
+    )
