@@ -5,7 +5,9 @@ weights are in memory. Hidden states go from stage to stage through files; a sta
 a file of statistics, and is not run again by whoever takes up the work.
 """
 
-from collections.abc import Callable, Generator, Mapping
+import math
+import shutil
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,10 +26,13 @@ from jang_quant._calibration.stages import Stage, stages_of
 from jang_quant._calibration.statistics import CalibrationText
 from jang_quant._calibration.store import write_gradients, write_moments
 from jang_quant._calibration.taps import tapped
+from jang_quant._calibration.triangle import folded_size
+from jang_quant._errors import ConversionError
 from jang_quant._sources.source import SourceTensor
 
 # Sequences that go backwards too, which takes twice as long.
 DEFAULT_BACKWARD: Final = 32
+_BYTES: Final = 4
 
 
 @dataclass(frozen=True)
@@ -92,9 +97,13 @@ def collect(
         folder: Where the files go; what is there already is not made again.
         backward: How many of the sequences also go backwards.
         on_progress: Called after every sequence.
+
+    Raises:
+        ConversionError: If the disk is too small.
     """
     work = _Work(model, weights, text, min(backward, len(text.tokens)), folder)
     stages = stages_of(model, _examples(text.tokens))
+    _check_space(work, stages)
     total = len(stages) * (len(text.tokens) + work.backward)
     done = 0
 
@@ -113,6 +122,30 @@ def collect(
             step(f"{stage.name}, backwards", work.backward)
         else:
             _backwards(work, number, stage, number == len(stages) - 1, step)
+
+
+def _check_space(work: _Work, stages: Sequence[Stage]) -> None:
+    """Refuse a disk on which second moments and hidden states do not fit.
+
+    Raises:
+        ConversionError: If so.
+    """
+    shapes = {p: work.weights[f"{p}.weight"].shape for stage in stages for p in stage.modules}
+    # Modules of one parent with as many inputs mostly have the same inputs.
+    inputs = {(path.rpartition(".")[0], shape[-1]): shape for path, shape in shapes.items()}
+    moments = sum(
+        math.prod(shape[:-2]) * folded_size(shape[-1]) * _BYTES for shape in inputs.values()
+    )
+    width = next(iter(shapes.values()))[-1]
+    row = work.text.tokens.shape[1] * width * _BYTES
+    hidden = row * (2 * len(work.text.tokens) + work.backward * len(stages))
+    there = sum(file.stat().st_size for file in work.folder.iterdir())
+    free = shutil.disk_usage(work.folder).free + there
+    if free < moments + hidden:
+        raise ConversionError(
+            f"{work.folder}: found {free / 1e9:,.1f} GB free on its disk, expected about "
+            f"{(moments + hidden) / 1e9:,.1f} GB for what calibration measures"
+        )
 
 
 def _examples(tokens: NDArray[np.int32]) -> NDArray[np.int32]:

@@ -1,7 +1,7 @@
 """Calibrations in files, so that text is run through a model once for many conversions.
 
 A file is a safetensors file: the tokens, and for each module what is known of it. Modules with one
-input share its second moments. The matrices stay in the file until they are asked for.
+input share its second moments; upper halves of them are kept, and read when they are asked for.
 """
 
 import json
@@ -29,6 +29,7 @@ from jang_quant._calibration.statistics import (
     SecondMoments,
 )
 from jang_quant._calibration.taps import head_of, module_of
+from jang_quant._calibration.triangle import folded_size, from_upper, upper_of
 from jang_quant._errors import ConversionError, SourceError
 from jang_quant._sources.source import Source
 
@@ -67,7 +68,7 @@ def write_moments(
         ]
         names = [_matrix(key, number) for number in inputs.sums]
         pooled = [_matrix(key, None)] if inputs.stack > 1 else []
-        specs += [TensorSpec(name, "F32", (width, width)) for name in names + pooled]
+        specs += [TensorSpec(name, "F32", (folded_size(width),)) for name in names + pooled]
     tensors = (part for key, inputs in found.items() for part in _moments(key, inputs, tokens))
     _write(file, specs, tensors, {"keys": json.dumps(key_of)})
 
@@ -84,12 +85,12 @@ def _moments(key: str, inputs: InputSums, tokens: int) -> Iterator[tuple[str, ND
             pooled += sums
         sums /= counts[number]
         diagonals[number] = np.diagonal(sums)
-        yield _matrix(key, number), sums
+        yield _matrix(key, number), upper_of(sums)
     if inputs.stack > 1:
         pooled /= counts.sum()
         few = counts < _FEWEST_INPUTS * width
         diagonals[few] = np.diagonal(pooled)
-        yield _matrix(key, None), pooled
+        yield _matrix(key, None), upper_of(pooled)
     yield f"{key}.{_DIAGONALS}", diagonals
     yield f"{key}.{_SHARES}", counts / np.float32(tokens)
 
@@ -212,7 +213,7 @@ def _second_moments(stored: _Stored, key: str) -> SecondMoments:
 
     def read(number: int) -> Floats:
         own = 0 if stack == 1 else number
-        return _read(stored[_matrix(key, None if own in sparse else own)])
+        return from_upper(_read(stored[_matrix(key, None if own in sparse else own)]), width)
 
     return SecondMoments(diagonals=diagonals, shares=shares, read=read, sparse=sparse)
 
