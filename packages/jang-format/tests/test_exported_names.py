@@ -74,6 +74,7 @@ NAMES = [
     "refuse_existing",
     "summarize",
     "summary_of",
+    "to_blocks",
     "unpack_codes",
     "validate",
     "weight_bytes_of",

@@ -10,9 +10,10 @@ import mlx.nn as nn
 import numpy as np
 import pytest
 from mlx_lm.utils import load_model
+from typer.testing import CliRunner
 
 from conftest import TINY_CONFIG, convert_to, write_tiny_source
-from jang_format import decode_floats, dequantize, read_directory
+from jang_format import decode_floats, dequantize, read_directory, validate
 from jang_quant import (
     ConversionError,
     Progress,
@@ -22,6 +23,8 @@ from jang_quant import (
     open_source,
     plan_source,
 )
+from jang_quant._methods import rtn
+from jang_quant.cli import app
 from jang_runtime.architecture import build_model
 
 
@@ -182,3 +185,37 @@ def test_an_output_that_exists_is_kept(tmp_path: Path, tiny_source: Path) -> Non
     with pytest.raises(ConversionError, match="exists already"):
         convert_to(tiny_source, tmp_path / "out", "4M")
     assert (tmp_path / "out" / "mine").read_text() == "mine"
+
+
+@pytest.mark.parametrize("budget", [["--bits", "6.3"], ["--profile", "2S"], ["--size", "300KB"]])
+def test_block_layout_holds_the_same_values_in_the_bytes_that_were_planned(
+    budget: list[str], tiny_source: Path, tmp_path: Path
+) -> None:
+    """Zeros are rounded where biases were not, by far less than a step."""
+    out = tmp_path / "blocks"
+    command = ["convert", str(tiny_source), str(out), "--layout", "blocks", "--json", *budget]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 0, result.stderr
+    document = json.loads(result.stdout)
+    assert validate(out).problems == ()
+    blocks = read_directory(out)
+    assert blocks.layout.name == "blocks"
+    stored = sum(tensor.spec.nbytes for tensor in blocks.tensors.values())
+    assert stored == document["tensor_bytes"]
+    if "--size" in budget:
+        assert 0.97 * 300_000 < document["weight_bytes"] <= 300_000
+    source = open_source(str(tiny_source))
+    for path in blocks.quantized_paths():
+        tensor = blocks.quantized(path)
+        assert tensor.group_size == 64
+        assert tensor.bits is not None
+        own = rtn.quantize(source.tensors[f"{path}.weight"].read(), tensor.bits, 64, "F16").tensor
+        step = decode_floats(own.scales, "F16").max()
+        assert np.abs(dequantize(tensor) - dequantize(own)).max() < 0.07 * step
+
+
+def test_blocks_are_groups_of_64(tiny_source: Path, tmp_path: Path) -> None:
+    command = ["convert", str(tiny_source), str(tmp_path / "out"), "--layout", "blocks", "-g", "32"]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 2
+    assert "--layout blocks: found groups of 32, expected 64" in result.stderr

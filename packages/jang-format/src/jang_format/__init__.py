@@ -41,6 +41,7 @@ from jang_format._quantized import (
     quantized_bytes,
 )
 from jang_format._reader import ModelDirectory, read_directory
+from jang_format._relayout import to_blocks
 from jang_format._safetensors import (
     StoredTensor,
     TensorSpec,
@@ -125,6 +126,7 @@ __all__ = [
     "refuse_existing",
     "summarize",
     "summary_of",
+    "to_blocks",
     "unpack_codes",
     "validate",
     "weight_bytes_of",

@@ -14,7 +14,7 @@ from typing import Any, Final, cast
 from jang_format._digests import DIGESTS_FILE
 from jang_format._errors import InvalidFileError, Report, UnsupportedVersionError, describe
 from jang_format._files import read_json
-from jang_format._layouts import LAYOUTS, MLX_LAYOUT
+from jang_format._layouts import LAYOUTS, MLX_LAYOUT, Layout
 
 FORMAT: Final = "jang"
 MANIFEST_FILE: Final = "jang_config.json"
@@ -83,13 +83,16 @@ def quantization_config(modules: Mapping[str, QuantizedModule]) -> dict[str, Any
 
 
 def manifest(
-    provenance: Provenance, modules: Mapping[str, QuantizedModule], weight_bytes: int
+    provenance: Provenance,
+    modules: Mapping[str, QuantizedModule],
+    weight_bytes: int,
+    layout: Layout = MLX_LAYOUT,
 ) -> dict[str, Any]:
     """The content of jang_config.json for a directory whose weight files have `weight_bytes`."""
     return {
         "format": FORMAT,
         # A string, never a number: existing loaders split it at the dot.
-        "format_version": MLX_LAYOUT.version,
+        "format_version": layout.version,
         "producer": provenance.producer,
         "digests": DIGESTS_FILE,
         "quantization": {

@@ -6,11 +6,12 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from jang_format import Provenance
+from jang_format import LayoutName, Provenance
 from jang_quant._plan import Plan, PlannedModule
 from jang_quant._sources.source import Source
 
 CARD_FILE: Final = "README.md"
+_LAYOUTS: Final[Mapping[LayoutName, str]] = {"mlx": "MLX", "blocks": "block"}
 
 # Of 64 characters; enough to tell two sources apart.
 _SHORT_DIGEST: Final = 16
@@ -34,13 +35,14 @@ def card(source: Source, plan: Plan, provenance: Provenance, weight_bytes: int) 
     parts = [
         _front_matter(source),
         title,
-        f"A quantized language model for MLX, written by {provenance.producer} in MLX layout.",
+        f"A quantized language model for MLX, written by {provenance.producer} in "
+        f"{_LAYOUTS[plan.layout]} layout.",
         _facts(source, plan, provenance, weight_bytes),
         "## Bits by role",
         _roles(plan),
         "Bits are those of a weight's code; sizes include scales and biases.",
         "## Use",
-        _use(),
+        _USE[plan.layout],
     ]
     if plan.origin.command is not None:
         parts += [
@@ -174,15 +176,6 @@ def _group_sizes(modules: Sequence[PlannedModule]) -> str:
     return ", ".join(map(str, sizes)) or "-"
 
 
-def _use() -> str:
-    return (
-        "With mlx-lm, where `DIR` is this directory:\n\n"
-        + _fenced('pip install mlx-lm\nmlx_lm.generate --model DIR --prompt "What is 2+2?"')
-        + "\n\nWith JANG, which also serves it over gRPC:\n\n"
-        + _fenced('jang run DIR "What is 2+2?"\njang-runtime serve DIR')
-    )
-
-
 def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [headings, ["---"] * len(headings), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
@@ -204,3 +197,17 @@ def _code(text: object) -> str:
 
 def _one_line(text: str) -> str:
     return "".join(character if character.isprintable() else " " for character in text)
+
+
+_USE: Final[Mapping[LayoutName, str]] = {
+    "mlx": (
+        "With mlx-lm, where `DIR` is this directory:\n\n"
+        + _fenced('pip install mlx-lm\nmlx_lm.generate --model DIR --prompt "What is 2+2?"')
+        + "\n\nWith JANG, which also serves it over gRPC:\n\n"
+        + _fenced('jang run DIR "What is 2+2?"\njang-runtime serve DIR')
+    ),
+    "blocks": (
+        "In MLX layout, which every MLX program loads, where `DIR` is this directory:\n\n"
+        + _fenced("jang-format convert DIR MLX --layout mlx")
+    ),
+}

@@ -20,6 +20,7 @@ _OPTIONS: Final = {
     "method": "--method",
     "calibration": "--calibration",
     "group_size": "--group-size",
+    "layout": "--layout",
 }
 
 

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from jang_format import (
+    LAYOUTS,
     MANIFEST_FILE,
     DirectoryWriter,
     JangFormatError,
+    LayoutName,
     Provenance,
     QuantizedModule,
     manifest,
@@ -44,7 +46,12 @@ class Progress:
 _PLAIN: Final = Recipe()
 
 
-def plan_source(source: Source, profile: Profile, group_size: int = DEFAULT_GROUP_SIZE) -> Plan:
+def plan_source(
+    source: Source,
+    profile: Profile,
+    group_size: int = DEFAULT_GROUP_SIZE,
+    layout: LayoutName = "mlx",
+) -> Plan:
     """Plan the conversion of a source; reads no weights.
 
     Raises:
@@ -73,6 +80,7 @@ def plan_source(source: Source, profile: Profile, group_size: int = DEFAULT_GROU
             for path, tensor in others.items()
             if tensor.dtype == "F32" and keeps_precision(model, path)
         },
+        layout=layout,
     )
 
 
@@ -84,7 +92,7 @@ def convert(
     recipe: Recipe = _PLAIN,
     folder: Path | None = None,
 ) -> Conversion:
-    """Quantize a source by a plan and write it in MLX layout.
+    """Quantize a source by a plan and write it in the plan's layout.
 
     Scales, biases and unquantized tensors are stored as float16, or as bfloat16 if that is what the
     source has or if a value is beyond float16.
@@ -199,7 +207,9 @@ def _write(
     def on_bytes(done: int, path: str) -> None:
         on_progress(Progress(done=done, total=plan.tensor_bytes, path=path))
 
-    with open_writer(out, plan.tensor_specs(float_dtype), resume=folder) as writer:
+    layout = LAYOUTS[plan.layout]
+    specs = plan.tensor_specs(float_dtype)
+    with open_writer(out, specs, layout=layout, resume=folder) as writer:
         modules = write_tensors(
             source,
             plan,
@@ -234,9 +244,13 @@ def _write_descriptions(
         parameters=plan.parameters,
         producer=f"jang-quant {__version__}",
     )
-    config = dict(source.config) | {"quantization": quantization_config(modules)}
+    config = dict(source.config)
+    if plan.layout == "mlx":
+        config["quantization"] = quantization_config(modules)
     writer.write_json("config.json", config)
-    writer.write_json(MANIFEST_FILE, manifest(provenance, modules, writer.weight_bytes))
+    writer.write_json(
+        MANIFEST_FILE, manifest(provenance, modules, writer.weight_bytes, LAYOUTS[plan.layout])
+    )
     writer.write_file(CARD_FILE, card(source, plan, provenance, writer.weight_bytes).encode())
     for name, content in source.side_files.items():
         writer.write_file(name, content if isinstance(content, bytes) else content.read_bytes())

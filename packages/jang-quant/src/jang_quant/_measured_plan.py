@@ -37,7 +37,9 @@ def measured_plan(
     Raises:
         PlanError: If the budget is below what the smallest options take.
     """
-    fixed = base.tensor_bytes - sum(m.nbytes for m in base.modules if m.path in table)
+    # Maps of a layout are there whatever the bits are.
+    changing = sum(m.nbytes - m.map_bytes for m in base.modules if m.path in table)
+    fixed = base.tensor_bytes - changing
     choice = choose(table, tensor_bytes - fixed)
     modules = tuple(_with_option(module, choice.options) for module in base.modules)
     plan = replace(base, name=name, modules=modules)

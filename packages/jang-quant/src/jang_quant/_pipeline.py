@@ -12,7 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import mlx.core as mx
 import numpy as np
@@ -21,14 +21,18 @@ from numpy.typing import NDArray
 from jang_format import (
     DirectoryWriter,
     InvalidTensorError,
+    LayoutName,
+    QuantizedTensor,
+    block_arrays,
     decode_floats,
     encode_floats,
     mlx_arrays,
+    to_blocks,
 )
 from jang_quant._errors import SourceError
 from jang_quant._methods._result import Quantized
 from jang_quant._outcome import ConvertedModule
-from jang_quant._plan import Plan, PlannedModule
+from jang_quant._plan import Plan, PlannedModule, module_specs
 from jang_quant._quantize import Quantize, Values
 from jang_quant._sources.source import Source
 
@@ -47,15 +51,19 @@ class _Step:
     Attributes:
         path: Module path, or that of a parameter that is no module.
         name: Name of the tensor in the source.
+        names: Names of the tensors that are written.
         nbytes: Bytes that are written for it.
         dtype: How it is stored if it is not quantized.
+        layout: How it is stored if it is.
         module: None for a parameter that cannot be quantized.
     """
 
     path: str
     name: str
+    names: tuple[str, ...]
     nbytes: int
     dtype: str
+    layout: LayoutName
     module: PlannedModule | None
 
 
@@ -134,11 +142,19 @@ def _threads() -> Generator[tuple[ThreadPoolExecutor, ThreadPoolExecutor]]:
 
 def _steps(plan: Plan, float_dtype: str) -> list[_Step]:
     modules = [
-        _Step(module.path, f"{module.path}.weight", module.nbytes, float_dtype, module)
+        _Step(
+            path=module.path,
+            name=f"{module.path}.weight",
+            names=tuple(s.name for s in module_specs(module, plan.layout, float_dtype)),
+            nbytes=module.nbytes,
+            dtype=float_dtype,
+            layout=plan.layout,
+            module=module,
+        )
         for module in plan.modules
     ]
     others = [
-        _Step(path, path, other.nbytes, other.dtype(float_dtype), None)
+        _Step(path, path, (path,), other.nbytes, other.dtype(float_dtype), plan.layout, None)
         for path, other in plan.others.items()
     ]
     return modules + others
@@ -148,14 +164,23 @@ def _is_done(step: _Step, writer: DirectoryWriter, known: Mapping[str, Converted
     """Whether a process before this one has written all of a step."""
     if step.module is None:
         return step.name in writer.written
-    parts = ("weight",) if step.module.bits is None else ("weight", "scales", "biases")
-    return step.path in known and all(f"{step.path}.{part}" in writer.written for part in parts)
+    return step.path in known and all(name in writer.written for name in step.names)
 
 
 def _read(source: Source, step: _Step) -> tuple[Values, str]:
     """Values as float32, or bfloat16 as uint16, and which of the two."""
     values, dtype = source.tensors[step.name].load()
     return (decode_floats(values, dtype), "F32") if dtype == "F16" else (values, dtype)
+
+
+def _block_arrays(tensor: QuantizedTensor) -> dict[str, NDArray[Any]]:
+    return block_arrays(to_blocks(tensor))
+
+
+_PARTS: Final[Mapping[LayoutName, Callable[[QuantizedTensor], dict[str, NDArray[Any]]]]] = {
+    "mlx": mlx_arrays,
+    "blocks": _block_arrays,
+}
 
 
 def _make(
@@ -168,7 +193,8 @@ def _make(
         note, error = "", 0.0
     else:
         found = _quantized(source, step, values, quantize, module, float_dtype)
-        arrays = {f"{step.path}.{part}": data for part, data in mlx_arrays(found.tensor).items()}
+        parts = _PARTS[step.layout](found.tensor)
+        arrays = {f"{step.path}.{part}": data for part, data in parts.items()}
         note, error = found.note, found.squared_error / found.squares if found.squares else 0.0
     if module is None:
         return _Made(step, arrays, None)
@@ -198,8 +224,10 @@ def _quantized(
 ) -> Quantized:
     assert module.bits is not None
     assert module.group_size is not None
+    # Blocks have F16 scales.
+    dtype = "F16" if step.layout == "blocks" else float_dtype
     try:
-        found = quantize(module.path, values, module.bits, module.group_size, float_dtype)
+        found = quantize(module.path, values, module.bits, module.group_size, dtype)
     except InvalidTensorError as error:
         # What is no number goes into no scale either.
         _check_finite(source, step, values)

@@ -5,7 +5,15 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from jang_format import GROUP_SIZES, TensorSpec, mlx_specs, quantized_bytes
+from jang_format import (
+    BLOCK_SIZE,
+    GROUP_SIZES,
+    LayoutName,
+    TensorSpec,
+    block_specs,
+    mlx_specs,
+    quantized_bytes,
+)
 from jang_quant._errors import PlanError
 from jang_quant._profiles import Profile
 from jang_quant._roles import parameter_role, role_of
@@ -26,6 +34,7 @@ class PlannedModule:
         shape: `[..., out, in]`.
         bits: Bits of a code; None leaves the module unquantized.
         group_size: Weights that share scale and bias; None where bits is.
+        map_bytes: Bytes that the layout adds, whatever the bits are.
     """
 
     path: str
@@ -33,6 +42,7 @@ class PlannedModule:
     shape: tuple[int, ...]
     bits: int | None
     group_size: int | None
+    map_bytes: int = 0
 
     @property
     def parameters(self) -> int:
@@ -41,10 +51,10 @@ class PlannedModule:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of codes, scales and biases; or of the 16-bit values."""
+        """Bytes of codes, scales and biases, and of maps; or of the 16-bit values."""
         if self.bits is None or self.group_size is None:
             return self.parameters * _FLOAT_BYTES
-        return quantized_bytes(self.shape, self.bits, self.group_size)
+        return quantized_bytes(self.shape, self.bits, self.group_size) + self.map_bytes
 
 
 @dataclass(frozen=True)
@@ -97,12 +107,14 @@ class Plan:
         name: The profile it comes from.
         modules: Every module that could be quantized, in the model's order.
         others: All other parameters, by path.
+        layout: What is written.
         origin: Where it comes from; what is written besides the model card does not depend on it.
     """
 
     name: str
     modules: tuple[PlannedModule, ...]
     others: Mapping[str, PlannedParameter]
+    layout: LayoutName = "mlx"
     origin: Origin = Origin()
 
     @property
@@ -127,15 +139,18 @@ class Plan:
         """The tensors of the converted model, floats stored as `float_dtype`."""
         specs: list[TensorSpec] = []
         for module in self.modules:
-            specs.extend(_module_specs(module, float_dtype))
+            specs.extend(module_specs(module, self.layout, float_dtype))
         for path, other in self.others.items():
             specs.append(TensorSpec(path, other.dtype(float_dtype), other.shape))
         return specs
 
 
-def _module_specs(module: PlannedModule, float_dtype: str) -> list[TensorSpec]:
+def module_specs(module: PlannedModule, layout: LayoutName, float_dtype: str) -> list[TensorSpec]:
+    """The tensors of a converted module, floats stored as `float_dtype`."""
     if module.bits is None or module.group_size is None:
         return [TensorSpec(f"{module.path}.weight", float_dtype, module.shape)]
+    if layout == "blocks":
+        return block_specs(module.path, module.shape, module.parameters * module.bits // 8)
     return mlx_specs(module.path, module.shape, module.bits, module.group_size, float_dtype)
 
 
@@ -145,6 +160,7 @@ def make_plan(
     profile: Profile,
     group_size: int = DEFAULT_GROUP_SIZE,
     float32: Collection[str] = (),
+    layout: LayoutName = "mlx",
 ) -> Plan:
     """Plan a model by a profile.
 
@@ -157,10 +173,14 @@ def make_plan(
         profile: Which bits each role gets.
         group_size: 32, 64 or 128.
         float32: Paths of the other parameters that are not rounded to 16 bits.
+        layout: What is written; blocks are groups of 64.
 
     Raises:
-        PlanError: If a module's role is not known, or profiles.toml has no bits for it.
+        PlanError: If a module's role is not known, profiles.toml has no bits for it, or the layout
+            has no such groups.
     """
+    if layout == "blocks" and group_size != BLOCK_SIZE:
+        raise PlanError(f"--layout blocks: found groups of {group_size}, expected {BLOCK_SIZE}")
     if group_size not in GROUP_SIZES:
         raise PlanError(f"group size: found {group_size}, expected one of {GROUP_SIZES}")
     if not modules:
@@ -170,13 +190,14 @@ def make_plan(
     return Plan(
         name=profile.title,
         modules=tuple(
-            _planned_module(path, shape, roles[path], bits[roles[path]], group_size)
+            _planned_module(path, shape, roles[path], bits[roles[path]], group_size, layout)
             for path, shape in modules.items()
         ),
         others={
             path: PlannedParameter(parameter_role(path), shape, float32=path in float32)
             for path, shape in others.items()
         },
+        layout=layout,
     )
 
 
@@ -189,18 +210,27 @@ def _bits_of_roles(roles: Collection[str], profile: Profile) -> dict[str, int | 
 
 
 def _planned_module(
-    path: str, shape: tuple[int, ...], role: str, bits: int | None, wanted: int
+    path: str,
+    shape: tuple[int, ...],
+    role: str,
+    bits: int | None,
+    wanted: int,
+    layout: LayoutName,
 ) -> PlannedModule:
-    group_size = None if bits is None else _fitting_group_size(shape[-1], wanted)
+    sizes = (BLOCK_SIZE,) if layout == "blocks" else GROUP_SIZES
+    fitting = [size for size in sizes if size <= wanted and shape[-1] % size == 0]
+    group_size = None if bits is None else max(fitting, default=None)
     return PlannedModule(
         path=path,
         role=role,
         shape=shape,
         bits=None if group_size is None else bits,
         group_size=group_size,
+        map_bytes=_map_bytes(shape) if layout == "blocks" else 0,
     )
 
 
-def _fitting_group_size(columns: int, wanted: int) -> int | None:
-    fitting = (size for size in GROUP_SIZES if size <= wanted and columns % size == 0)
-    return max(fitting, default=None)
+def _map_bytes(shape: tuple[int, ...]) -> int:
+    """Bytes of width and offset of each block, and of the shape."""
+    specs = {spec.name: spec.nbytes for spec in block_specs("", shape, 0)}
+    return specs[".bit_map"] + specs[".block_offsets"] + specs[".shape"]

@@ -6,7 +6,14 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from jang_format import BIT_WIDTHS, GROUP_SIZES, quantized_bytes, weight_bytes_of
+from jang_format import (
+    BIT_WIDTHS,
+    GROUP_SIZES,
+    LAYOUTS,
+    LayoutName,
+    quantized_bytes,
+    weight_bytes_of,
+)
 from jang_quant._calibration.collect import Progress
 from jang_quant._calibration.run import SELF, calibrate
 from jang_quant._calibration.statistics import Calibration
@@ -50,6 +57,7 @@ class Request:
         group_size: Weights that share scale and bias.
         sequences: How many sequences of text are run through the model.
         length: Tokens of each.
+        layout: "mlx" or "blocks".
         profile_table: Whose table a profile is looked up in: "jang" or "published".
         fit_memory: Bytes that the running model may take, such as "64GB", instead of a profile.
         context: Tokens that it has to have room for then; None for what the config allows, at most
@@ -65,6 +73,7 @@ class Request:
     sequences: int = DEFAULT_SEQUENCES
     length: int = DEFAULT_LENGTH
     profile_table: ProfileTable = "jang"
+    layout: LayoutName = "mlx"
     fit_memory: str | None = None
     context: int | None = None
 
@@ -152,9 +161,8 @@ def prepare(
         SourceError: If the source cannot be run for calibration.
     """
     budget = _budget_of(request)
-    base = plan_source(
-        source, find_profile(_base_profile(request), request.profile_table), request.group_size
-    )
+    profile = find_profile(_base_profile(request), request.profile_table)
+    base = plan_source(source, profile, request.group_size, request.layout)
     memory = None
     limit = _memory_limit(request)
     if limit is not None:
@@ -233,7 +241,7 @@ def _bits_budget(name: str, bits: float) -> Budget:
 def _size_budget(nbytes: int) -> Budget:
     def budget(base: Plan) -> tuple[str, int]:
         # Headers state offsets, and offsets grow with the plan: those of the largest plan do.
-        headers = weight_bytes_of(base.tensor_specs("F16")) - base.tensor_bytes
+        headers = _weight_bytes(base) - base.tensor_bytes
         return f"{nbytes:,} bytes", nbytes - headers - len(base.modules) * _HEADER_SLACK
 
     return budget
@@ -269,6 +277,11 @@ def _refuse_too_little(memory: MemoryNeeds, base: Plan) -> None:
             f"{least.total / 1e9:.2f} GB for the smallest plan with {memory.context:,} tokens: "
             f"{least.describe()}"
         )
+
+
+def _weight_bytes(plan: Plan) -> int:
+    """Size of the weight files, headers included."""
+    return weight_bytes_of(plan.tensor_specs("F16"), LAYOUTS[plan.layout])
 
 
 def parse_size(text: str, field: str = "size") -> int:

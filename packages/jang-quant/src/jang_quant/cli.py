@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from jang_format import JangFormatError, check_picture, draw
+from jang_format import JangFormatError, LayoutName, check_picture, draw
 from jang_format.terminal import print_event, print_json, user_errors
 from jang_quant._calibration.run import SELF
 from jang_quant._calibration.store import SUFFIX
@@ -108,6 +108,10 @@ CalibrationOption = Annotated[
 GroupSizeOption = Annotated[
     int, typer.Option("--group-size", "-g", help="Weights that share a scale: 32, 64 or 128.")
 ]
+LayoutOption = Annotated[
+    LayoutName,
+    typer.Option("--layout", help="mlx, which MLX programs load, or blocks, for block readers."),
+]
 JobsOption = Annotated[
     int | None,
     typer.Option("--jobs", "-j", min=1, help="Processor cores to use; all, if not given."),
@@ -137,6 +141,7 @@ def plan(
     context: ContextOption = None,
     calibration: CalibrationOption = None,
     group_size: GroupSizeOption = 64,
+    layout: LayoutOption = "mlx",
     plot: Annotated[
         Path | None,
         typer.Option(
@@ -154,6 +159,7 @@ def plan(
         calibration,
         group_size,
         profile_table=profile_table,
+        layout=layout,
         fit_memory=fit_memory,
         context=context,
     )
@@ -188,6 +194,7 @@ def convert(
     method: MethodOption = "rtn",
     calibration: CalibrationOption = None,
     group_size: GroupSizeOption = 64,
+    layout: LayoutOption = "mlx",
     jobs: JobsOption = None,
     resume: ResumeOption = True,
     as_json: JsonOption = False,
@@ -201,6 +208,7 @@ def convert(
         calibration,
         group_size,
         profile_table=profile_table,
+        layout=layout,
         fit_memory=fit_memory,
         context=context,
     )
