@@ -12,6 +12,7 @@ from rich.table import Table
 
 from jang_format import JangFormatError, LayoutName, check_picture, draw
 from jang_format.terminal import print_event, print_json, user_errors
+from jang_quant._allocation import keep_freed_memory
 from jang_quant._calibration.run import SELF
 from jang_quant._calibration.store import SUFFIX
 from jang_quant._calibration.texts import DEFAULT_LENGTH, DEFAULT_SEQUENCES
@@ -215,6 +216,7 @@ def convert(
     messages = FOR_PROGRAMS if as_json else FOR_PEOPLE
     with messages.errors(JangQuantError):
         use_threads(jobs)
+        keep_freed_memory()
         refuse_taken(out)
         opened = _open(source, request, messages)
         refuse_output(opened, out)

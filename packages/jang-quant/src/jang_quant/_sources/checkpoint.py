@@ -1,5 +1,7 @@
 """The tensors of weight files as the MLX model wants them, computed one at a time."""
 
+import io
+import re
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -11,7 +13,7 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
-from jang_format import StoredTensor
+from jang_format import STORAGE, StoredTensor
 from jang_quant._errors import SourceError
 from jang_quant._sources.prequantized import (
     Arrays,
@@ -58,11 +60,16 @@ def open_tensors(checkpoint: CheckpointFiles) -> dict[str, SourceTensor]:
         ModelError: If mlx-lm has no class for the model, or its class cannot take the tensors.
     """
     stamps = {file: _stamp(file) for file in checkpoint.files}
-    arrays = _lazy_arrays(checkpoint)
+    arrays, unchanged = _lazy_arrays(checkpoint)
     described = {path: (tuple(array.shape), _DTYPES[array.dtype]) for path, array in arrays.items()}
-    reader = _Reader(lambda: _lazy_arrays(checkpoint), arrays, stamps)
+    reader = _Reader(lambda: _lazy_arrays(checkpoint)[0], arrays, stamps)
+
+    def load(path: str) -> tuple[NDArray[Any], str]:
+        name = unchanged.get(path)
+        return reader.load(path) if name is None else reader.map(checkpoint.stored[name])
+
     return {
-        path: SourceTensor(shape=shape, dtype=dtype, load=lambda path=path: reader.load(path))
+        path: SourceTensor(shape=shape, dtype=dtype, load=lambda path=path: load(path))
         for path, (shape, dtype) in described.items()
     }
 
@@ -96,6 +103,16 @@ class _Reader:
         self._refuse_changes()
         return stored, dtype
 
+    def map(self, tensor: StoredTensor) -> tuple[NDArray[Any], str]:
+        """The values of a tensor as they lie in its file, which costs no copy.
+
+        In a map of its own, which goes when the values do.
+        """
+        self._refuse_changes()
+        spec = tensor.spec
+        values = np.memmap(tensor.file, STORAGE[spec.dtype], "r", tensor.offset, spec.shape)
+        return values.view(np.ndarray), spec.dtype
+
     def _refuse_changes(self) -> None:
         """MLX says nothing of a file that ends early; what it did not read is anything."""
         for file, stamp in self._stamps.items():
@@ -123,7 +140,8 @@ def _stamp(file: Path) -> _Stamp:
     return status.st_size, status.st_mtime_ns
 
 
-def _lazy_arrays(checkpoint: CheckpointFiles) -> Arrays:
+def _lazy_arrays(checkpoint: CheckpointFiles) -> tuple[Arrays, dict[str, str]]:
+    """The model's arrays by path, and the names of those that are a file's tensors as they are."""
     # Not on a GPU: it has no use for the source, and limits on the size of one array.
     with mx.stream(mx.cpu):
         model = build_model(checkpoint.config)
@@ -132,6 +150,8 @@ def _lazy_arrays(checkpoint: CheckpointFiles) -> Arrays:
         except RuntimeError as error:
             reason = str(error).splitlines()[0]
             raise SourceError(f"{checkpoint.directory}: MLX cannot read it ({reason})") from error
+        names = {id(array): name for name, array in weights.items()}
+        read = list(weights.values())
         weights = undo_before_sanitize(weights, checkpoint.stored, checkpoint.quantization)
         weights = known_forms(weights, checkpoint.config["model_type"])
         arrays = sanitize(model, weights)
@@ -139,7 +159,26 @@ def _lazy_arrays(checkpoint: CheckpointFiles) -> Arrays:
         arrays = undo_after_sanitize(checkpoint.directory, arrays, expected)
     _check_complete(checkpoint.directory, arrays, expected)
     # In the model's order, in which they are read: arrays made from one are next to each other.
-    return {path: arrays[path] for path in expected}
+    ordered = {path: arrays[path] for path in expected}
+    unchanged = {
+        path: names[id(array)]
+        for path, array in ordered.items()
+        if id(array) in names and _is_read_only(array)
+    }
+    # Until here, so that no other array could have the number of one of them.
+    read.clear()
+    return ordered, unchanged
+
+
+def _is_read_only(array: mx.array) -> bool:
+    """Whether an array is nothing but what a file holds; classes change some arrays in place."""
+    with io.StringIO() as graph:
+        cast(Any, mx).export_to_dot(graph, array)
+        return _NODES.findall(graph.getvalue()) == ["Load"]
+
+
+# The operations in a graph as MLX draws it.
+_NODES: Final = re.compile(r'label ="([^"]*)", shape=rectangle')
 
 
 def _check_complete(
