@@ -17,8 +17,8 @@ _HEADING: Final = """# Predicted divergence against measured divergence
 brings (`damage` in their JSON), and choose plans by it. Here it is held against the divergence that
 plans have when they are measured: plans for budgets of 2.6 to 7 bits a weight, the same bits
 everywhere, and single modules quantized while the rest of the model stays as it is. The estimate is
-made with searched grids (`mse`) and is one number for a plan; gptq makes up for part of the error,
-so it should come out below. SmolLM2-135M-Instruct, groups of 64; reference and text are those of
+made with searched grids (`mse`) and is one number for a plan; gptq makes up for part of the error
+and comes out below `mse`. SmolLM2-135M-Instruct, groups of 64; reference and text are those of
 [divergence-smollm2.md](divergence-smollm2.md). Written by
 
     uv run python benchmarks/quality/predicted_divergence.py wiki.test.raw CALIBRATION --work DIR
