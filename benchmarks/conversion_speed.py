@@ -121,6 +121,8 @@ def command_line(options: argparse.Namespace) -> str:
 def main() -> None:
     """Measure and write the page."""
     options = arguments()
+    # Python keeps compiled modules, as it does for users.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     work: Path = options.work.resolve()
     known = QUICK_MODELS if options.quick else MODELS
     models = [known[name] for name in options.models.split(",")]

@@ -11,7 +11,14 @@ import pytest
 from typer.testing import CliRunner
 
 from jang_format import validate
-from jang_quant import Request, convert, find_profile, open_source, plan_source
+from jang_quant import (
+    Request,
+    convert,
+    find_profile,
+    open_source,
+    plan_source,
+    prepare,
+)
 from jang_quant._errors import ConversionError
 from jang_quant._request import asked_of
 from jang_quant._work import work_folder
@@ -130,3 +137,37 @@ def test_a_disk_that_is_too_small_is_refused_before_anything_is_written(
     with pytest.raises(ConversionError, match="OUT: found 0.00 GB free on the disk"):
         convert(source, tmp_path / "out", plan_source(source, find_profile("4M")))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_calibration_that_is_done_is_not_made_again(tiny_source: Path, tmp_path: Path) -> None:
+    source = open_source(str(tiny_source))
+    text = KILLS["write_text"](tmp_path / "text.txt")
+    request = Request(bits=4, method="gptq", calibration=str(text), sequences=3, length=32)
+    seen: list[Any] = []
+    first = prepare(source, request, tmp_path, seen.append)
+    assert seen
+    seen.clear()
+    again = prepare(source, request, tmp_path, seen.append)
+    assert seen == []
+    assert again.plan == first.plan
+
+
+def test_a_budget_that_nothing_meets_is_refused_before_calibration(
+    tiny_source: Path, tmp_path: Path
+) -> None:
+    command = ["convert", str(tiny_source), str(tmp_path / "out"), "--bits", "1.5", "-m", "gptq"]
+    result = CliRunner().invoke(app, [*command, "--calibration", "nowhere.txt"])
+    assert result.exit_code == 2
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 2
+    assert "budget: found" in result.stderr
+    assert "writing text" not in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_link_is_no_output(tiny_source: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "out").symlink_to(tmp_path / "empty")
+    result = CliRunner().invoke(app, ["convert", str(tiny_source), str(tmp_path / "out")])
+    assert result.exit_code == 2
+    assert "exists already" in result.stderr

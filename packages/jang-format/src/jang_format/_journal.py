@@ -33,7 +33,7 @@ def read_journal(file: Path, plan: str) -> dict[str, str] | None:
     entries = [entry for line in lines[:-1] if (entry := _parsed(line)) is not None]
     if not entries or entries[0].get(_PLAN) != plan:
         return None
-    return {str(entry[_NAME]): str(entry[_DIGEST]) for entry in entries[1:] if _NAME in entry}
+    return {str(entry.get(_NAME)): str(entry.get(_DIGEST)) for entry in entries[1:]}
 
 
 def _parsed(line: str) -> dict[str, Any] | None:

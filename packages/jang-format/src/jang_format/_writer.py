@@ -149,6 +149,8 @@ class DirectoryWriter:
             return {}
         found: dict[str, str] = {}
         for name, digest in noted.items():
+            if name not in self._specs:
+                continue
             shard = self._shard_of[name]
             data = _stored_bytes(
                 self._work / shard, self._layouts[shard], name, self._specs[name].nbytes
@@ -273,7 +275,9 @@ def _stored_bytes(
 
 def refuse_existing(out: Path) -> None:
     """Raise OutputError if `out` is there and is not an empty directory."""
-    if out.is_dir() and not any(out.iterdir()):
+    # A link and a mount point cannot be replaced by a directory.
+    replaceable = out.is_dir() and not out.is_symlink() and not out.is_mount()
+    if replaceable and not any(out.iterdir()):
         return
     if out.exists() or out.is_symlink():
         raise OutputError(

@@ -8,6 +8,8 @@ import os
 
 # Before anything imports Numba: its threads are not to wait busily while BLAS has the cores.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+# Float32 means float32, on NVIDIA's GPUs too.
+os.environ.setdefault("MLX_ENABLE_TF32", "0")
 
 # Before anything imports MLX, which a fast BLAS has to precede.
 import jang_runtime.blas  # noqa: F401 # pyright: ignore[reportUnusedImport]

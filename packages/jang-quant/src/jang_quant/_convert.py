@@ -154,7 +154,8 @@ def _check_space(out: Path, plan: Plan, folder: Path | None) -> None:
     """
     free = shutil.disk_usage(_nearest_directory(out)).free
     if folder is not None:
-        free += sum(file.stat().st_size for file in folder.glob("directory/*"))
+        # Not their sizes: a file that is being written has holes.
+        free += sum(file.stat().st_blocks * 512 for file in folder.glob("directory/*"))
     if free < plan.tensor_bytes:
         raise ConversionError(
             f"OUT: found {free / 1e9:,.2f} GB free on the disk of {out}, expected "
@@ -203,9 +204,10 @@ def _write(
     folder: Path | None,
 ) -> tuple[int, tuple[ConvertedModule, ...]]:
     """Write the whole directory; returns the bytes of its weight files, and what was written."""
+    total = plan.tensor_bytes
 
     def on_bytes(done: int, path: str) -> None:
-        on_progress(Progress(done=done, total=plan.tensor_bytes, path=path))
+        on_progress(Progress(done=done, total=total, path=path))
 
     layout = LAYOUTS[plan.layout]
     specs = plan.tensor_specs(float_dtype)

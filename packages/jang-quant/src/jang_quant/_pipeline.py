@@ -270,7 +270,7 @@ def _read_lines(journal: Path) -> dict[str, ConvertedModule]:
     if not journal.exists():
         return {}
     found: dict[str, ConvertedModule] = {}
-    for line in journal.read_text(encoding="utf-8").split("\n")[:-1]:
+    for line in journal.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]:
         try:
             module = ConvertedModule(**cast(dict[str, Any], json.loads(line)))
         except (ValueError, TypeError):

@@ -123,7 +123,7 @@ def calibration_of(
     file: Path,
     on_progress: Callable[[Progress], None] = lambda progress: None,
 ) -> Calibration:
-    """The calibration that a request asks for, from a file of its own or made now in `file`.
+    """The calibration that a request asks for: from its own file, or from `file`, made if need be.
 
     Raises:
         SourceError: If it cannot be had.
@@ -131,6 +131,8 @@ def calibration_of(
     text = _text(request)
     if text.endswith(SUFFIX):
         return load(Path(text), source)
+    if file.exists():
+        return load(file, source)
     return calibrate(
         source,
         file,
@@ -169,6 +171,10 @@ def prepare(
         memory = memory_needs(source, base, limit, request.context)
         budget = _memory_budget(memory)
         _refuse_too_little(memory, base)
+    if budget is not None:
+        # Before hours of calibration: what is too little for one table is for another.
+        _, least = budget(base)
+        measured_plan(base, "", prior_table(base), least)
     calibration = None
     if needs_calibration(request):
         if folder is None:

@@ -15,7 +15,7 @@ from typing import Any, Final, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from jang_format import BIT_WIDTHS, dequantize, quantized_bytes
+from jang_format import BIT_WIDTHS, InvalidTensorError, dequantize, quantized_bytes
 from jang_quant._calibration.statistics import Floats, ModuleStatistics
 from jang_quant._methods import mse
 from jang_quant._work import write_whole
@@ -145,7 +145,12 @@ def measure(
     sizes = tuple(group_sizes)
     table: dict[str, list[Option]] = {}
     for path, known in statistics.items():
-        table[path] = options_of(weights(path), known, sizes, dtype)
+        values = weights(path)
+        try:
+            table[path] = options_of(values, known, sizes, dtype)
+        except InvalidTensorError:
+            # Beyond float16; the conversion will find that out and take bfloat16.
+            table[path] = options_of(values, known, sizes, "BF16")
         on_progress(path)
     return table
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from jang_format import PARTIAL_SUFFIX
-from jang_quant._errors import ConversionError, PlanError, SourceError
+from jang_quant._errors import ConversionError
 
 _ASKED: Final = "asked.json"
 
@@ -36,16 +36,17 @@ def work_folder(out: Path, asked: Mapping[str, Any], *, resume: bool = True) -> 
     try:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:
             raise ConversionError(f"{out}: another process is at work on it") from error
         if not resume:
             (folder / _ASKED).unlink(missing_ok=True)
         take_up(folder, asked)
         try:
             yield folder
-        except (SourceError, PlanError):
-            # The same again would end here again.
-            shutil.rmtree(folder)
+        except BaseException:
+            # Nothing is done yet that somebody could take up.
+            if [left.name for left in folder.iterdir()] == [_ASKED]:
+                shutil.rmtree(folder)
             raise
         shutil.rmtree(folder)
     finally:
@@ -66,7 +67,7 @@ def take_up(folder: Path, asked: Mapping[str, Any]) -> bool:
     """
     text = json.dumps(asked, indent=2, sort_keys=True)
     file = folder / _ASKED
-    if file.is_file() and file.read_text(encoding="utf-8") == text:
+    if file.is_file() and file.read_bytes() == text.encode():
         return True
     folder.mkdir(parents=True, exist_ok=True)
     for left in folder.iterdir():

@@ -214,9 +214,8 @@ def convert(
         context=context,
     )
     messages = FOR_PROGRAMS if as_json else FOR_PEOPLE
-    with messages.errors(JangQuantError):
+    with messages.errors(JangQuantError, JangFormatError):
         use_threads(jobs)
-        keep_freed_memory()
         refuse_taken(out)
         opened = _open(source, request, messages)
         refuse_output(opened, out)
@@ -226,6 +225,7 @@ def convert(
             recipe = Recipe(method, prepared.calibration)
             origin = Origin(command_of(opened.name, request), prepared.damage)
             planned = replace(prepared.plan, origin=origin)
+            keep_freed_memory()
             conversion = convert_with_progress(
                 opened, out, planned, recipe, folder, messages.converting
             )
@@ -252,12 +252,15 @@ def calibrate_command(
 ) -> None:
     """Run text through a model once and keep what its modules see, for many conversions."""
     request = Request(calibration=text, sequences=sequences, length=length)
-    with user_errors(JangQuantError):
+    with user_errors(JangQuantError, JangFormatError):
         if out.suffix != SUFFIX:
             raise ConversionError(f"OUT: found {out}, expected a name that ends in {SUFFIX}")
         quiet_libraries()
         FOR_PEOPLE.multiplying(blas_in_use())
+        if text.endswith(SUFFIX):
+            raise ConversionError(f"--text: found {text}, expected a text")
         opened = open_source(source)
+        refuse_output(opened, out)
         calibration = calibrate_with_progress(opened, request, out)
         typer.echo(f"wrote {out}: {calibration.text.tokens.size:,} tokens")
 

@@ -141,10 +141,12 @@ def _check_space(work: _Work, stages: Sequence[Stage]) -> None:
     hidden = row * (2 * len(work.text.tokens) + work.backward * len(stages))
     there = sum(file.stat().st_size for file in work.folder.iterdir())
     free = shutil.disk_usage(work.folder).free + there
-    if free < moments + hidden:
+    # In the end they are there twice: stage by stage, and in one file.
+    needed = 2 * moments + hidden
+    if free < needed:
         raise ConversionError(
             f"{work.folder}: found {free / 1e9:,.1f} GB free on its disk, expected about "
-            f"{(moments + hidden) / 1e9:,.1f} GB for what calibration measures"
+            f"{needed / 1e9:,.1f} GB for what calibration measures"
         )
 
 
@@ -163,7 +165,7 @@ def _forwards(
     paths = dict.fromkeys(stage.modules)
     with _weights_of(work, stage), tapped(work.model, paths, observer):
         for index, sequence in enumerate(work.text.tokens):
-            given = stage.run(mx.array(sequence)[None], _row(work.hidden(number), index))
+            given = stage.run(mx.array(sequence)[None], _hidden(work, number, index))
             observer.add_up()
             if not is_last:
                 append_row(following, given)
@@ -187,7 +189,7 @@ def _backwards(
                 if is_last
                 else _continued(_row(work.gradient(number + 1), index))
             )
-            hidden = _row(work.hidden(number), index)
+            hidden = _hidden(work, number, index)
             gradient = observer.go_back(stage.run, mx.array(sequence)[None], hidden, objective)
             if number > 0:
                 append_row(work.gradient(number), gradient)
@@ -203,8 +205,13 @@ def _continued(gradient: mx.array) -> Objective:
 
 
 def _row(file: Path, index: int) -> mx.array:
-    """The hidden states of a sequence, `[1, length, ...]`; nothing for the first stage."""
-    return mx.array(read_row(file, index)) if file.exists() else mx.zeros((1,))
+    """The hidden states of a sequence, or their gradient, `[1, length, ...]`."""
+    return mx.array(read_row(file, index))
+
+
+def _hidden(work: _Work, number: int, index: int) -> mx.array:
+    """What goes into a stage; nothing into the first one."""
+    return _row(work.hidden(number), index) if number > 0 else mx.zeros((1,))
 
 
 @contextmanager

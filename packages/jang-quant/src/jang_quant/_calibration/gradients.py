@@ -90,10 +90,14 @@ class _Sums:
         evaluate(self._sums, self._counts)
 
     def means(self) -> dict[str, Floats]:
-        return {
-            path: np.array(sums / mx.maximum(self._counts[path], 1)[:, None])
-            for path, sums in self._sums.items()
-        }
+        return {path: _means(sums, self._counts[path]) for path, sums in self._sums.items()}
+
+
+def _means(sums: mx.array, counts: mx.array) -> Floats:
+    """Means `[stack, out]`; a matrix that nothing went through has that of all of them."""
+    pooled = sums.sum(axis=0) / mx.maximum(counts.sum(), 1)
+    own = sums / mx.maximum(counts, 1)[:, None]
+    return cast(Floats, np.array(mx.where(counts[:, None] > 0, own, pooled[None])))
 
 
 def _by_matrix(visit: Visit, gradient: mx.array) -> tuple[mx.array, mx.array]:

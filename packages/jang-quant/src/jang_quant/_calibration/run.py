@@ -4,7 +4,6 @@ import hashlib
 import io
 import math
 import os
-import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -14,10 +13,11 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
-from jang_format import PARTIAL_SUFFIX
+from jang_format import JangFormatError
 from jang_quant._calibration.collect import DEFAULT_BACKWARD, Progress, collect
+from jang_quant._calibration.names import FORMAT
 from jang_quant._calibration.statistics import Calibration, CalibrationText
-from jang_quant._calibration.store import FORMAT, join, load
+from jang_quant._calibration.store import join, load
 from jang_quant._calibration.texts import (
     DEFAULT_LENGTH,
     DEFAULT_SEQUENCES,
@@ -26,7 +26,7 @@ from jang_quant._calibration.texts import (
 )
 from jang_quant._errors import ConversionError, SourceError
 from jang_quant._sources.source import Source
-from jang_quant._work import take_up, write_whole
+from jang_quant._work import work_folder, write_whole
 from jang_runtime import JangRuntimeError
 from jang_runtime.architecture import build_model, parameter_shapes, sanitize
 
@@ -65,29 +65,29 @@ def calibrate(
         SourceError: If the model cannot be built, or the text cannot be had.
         ConversionError: If files cannot be written.
     """
-    folder = file.with_name(f".{file.name}{PARTIAL_SUFFIX}")
+    asked = {
+        "format": FORMAT,
+        "source": source.fingerprint,
+        "text": _digest(text),
+        "numbers": [sequences, length, backward, seed],
+    }
     try:
-        asked = {
-            "format": FORMAT,
-            "source": source.fingerprint,
-            "text": _digest(text),
-            "numbers": [sequences, length, backward, seed],
-        }
-        take_up(folder, asked)
-        kept = folder / "tokens.npy"
-        if kept.exists():
-            chosen = CalibrationText(np.load(kept), _origin(text), seed)
-        else:
-            chosen = _make_text(source, text, sequences, length, seed, on_progress)
-            with io.BytesIO() as stream:
-                np.save(stream, chosen.tokens)
-                write_whole(kept, stream.getvalue())
-        model = empty_model(source)
-        collect(model, source.tensors, chosen, folder, backward=backward, on_progress=on_progress)
-        join(folder, chosen, source, file)
-        shutil.rmtree(folder)
-    except OSError as error:
-        raise ConversionError(f"{folder}: {error.strerror}") from error
+        with work_folder(file, asked) as folder:
+            kept = folder / "tokens.npy"
+            if kept.exists():
+                chosen = CalibrationText(np.load(kept), _origin(text), seed)
+            else:
+                chosen = _make_text(source, text, sequences, length, seed, on_progress)
+                with io.BytesIO() as stream:
+                    np.save(stream, chosen.tokens)
+                    write_whole(kept, stream.getvalue())
+            model = empty_model(source)
+            collect(
+                model, source.tensors, chosen, folder, backward=backward, on_progress=on_progress
+            )
+            join(folder, chosen, source, file)
+    except (JangFormatError, OSError) as error:
+        raise ConversionError(f"{file}: {error}") from error
     return load(file, source)
 
 

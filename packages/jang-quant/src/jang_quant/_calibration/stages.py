@@ -72,9 +72,8 @@ def stages_of(model: nn.Module, examples: NDArray[np.int32]) -> list[Stage]:
         _layer_stage(model, f"{prefix}.{number}", number, parameters, trace)
         for number in range(len(layers))
     ]
-    last = Stage(
-        "head", _without(own, trace.before - trace.after), tuple(sorted(trace.after)), _last(model)
-    )
+    # With the embedding, whose weight some classes take for the head without a call.
+    last = Stage("head", tuple(own), tuple(sorted(trace.after)), _last(model))
     return [first, *middle, last]
 
 

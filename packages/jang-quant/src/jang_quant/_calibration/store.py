@@ -5,6 +5,7 @@ input share its second moments; upper halves of them are kept, and read when the
 """
 
 import json
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, cast
@@ -19,7 +20,18 @@ from jang_format import (
     read_weight_file,
     write_tensor_file,
 )
+from jang_quant._calibration.check import checked_keys
 from jang_quant._calibration.inputs import InputSums
+from jang_quant._calibration.names import (
+    DIAGONALS,
+    FORMAT,
+    GRADIENTS,
+    LOOKUPS,
+    SHARES,
+    TOKENS,
+    matrix_name,
+    read_values,
+)
 from jang_quant._calibration.statistics import (
     Calibration,
     CalibrationText,
@@ -34,13 +46,6 @@ from jang_quant._errors import ConversionError, SourceError
 from jang_quant._sources.source import Source
 
 SUFFIX: Final = ".safetensors"
-FORMAT: Final = "jang calibration 2"
-_TOKENS: Final = "tokens"
-_MATRIX: Final = "second_moments"
-_DIAGONALS: Final = "second_moments_diagonals"
-_SHARES: Final = "input_shares"
-_GRADIENTS: Final = "gradients"
-_LOOKUPS: Final = "lookup_gradients"
 # An expert that saw fewer inputs than a quarter of their number does not know how they go together.
 _FEWEST_INPUTS: Final = 0.25
 
@@ -63,11 +68,11 @@ def write_moments(
     for key, inputs in found.items():
         width = next(iter(inputs.sums.values())).shape[0]
         specs += [
-            TensorSpec(f"{key}.{_DIAGONALS}", "F32", (inputs.stack, width)),
-            TensorSpec(f"{key}.{_SHARES}", "F32", (inputs.stack,)),
+            TensorSpec(f"{key}.{DIAGONALS}", "F32", (inputs.stack, width)),
+            TensorSpec(f"{key}.{SHARES}", "F32", (inputs.stack,)),
         ]
-        names = [_matrix(key, number) for number in inputs.sums]
-        pooled = [_matrix(key, None)] if inputs.stack > 1 else []
+        names = [matrix_name(key, number) for number in inputs.sums]
+        pooled = [matrix_name(key, None)] if inputs.stack > 1 else []
         specs += [TensorSpec(name, "F32", (folded_size(width),)) for name in names + pooled]
     tensors = (part for key, inputs in found.items() for part in _moments(key, inputs, tokens))
     _write(file, specs, tensors, {"keys": json.dumps(key_of)})
@@ -85,45 +90,41 @@ def _moments(key: str, inputs: InputSums, tokens: int) -> Iterator[tuple[str, ND
             pooled += sums
         sums /= counts[number]
         diagonals[number] = np.diagonal(sums)
-        yield _matrix(key, number), upper_of(sums)
+        yield matrix_name(key, number), upper_of(sums)
     if inputs.stack > 1:
         pooled /= counts.sum()
         few = counts < _FEWEST_INPUTS * width
         diagonals[few] = np.diagonal(pooled)
-        yield _matrix(key, None), upper_of(pooled)
-    yield f"{key}.{_DIAGONALS}", diagonals
-    yield f"{key}.{_SHARES}", counts / np.float32(tokens)
-
-
-def _matrix(key: str, number: int | None) -> str:
-    """Name of a matrix of second moments; that of all inputs of a stack has no number."""
-    return f"{key}.{_MATRIX}" if number is None else f"{key}.{_MATRIX}.{number}"
+        yield matrix_name(key, None), upper_of(pooled)
+    yield f"{key}.{DIAGONALS}", diagonals
+    yield f"{key}.{SHARES}", counts / np.float32(tokens)
 
 
 def write_gradients(
     file: Path, outputs: Mapping[str, Floats], lookups: Mapping[str, Floats]
 ) -> None:
     """Write the mean squared gradients of a stage, by module."""
-    named = {f"{path}.{_GRADIENTS}": values for path, values in outputs.items()}
-    named |= {f"{path}.{_LOOKUPS}": values for path, values in lookups.items()}
+    named = {f"{path}.{GRADIENTS}": values for path, values in outputs.items()}
+    named |= {f"{path}.{LOOKUPS}": values for path, values in lookups.items()}
     _write(file, [_spec(name, values) for name, values in named.items()], named.items(), {})
 
 
 def join(folder: Path, text: CalibrationText, source: Source, file: Path) -> None:
-    """Make one file of those that a finished collection left in its folder, and remove them.
+    """Make one file of those that a finished collection left in its folder.
 
     Raises:
         ConversionError: If it cannot be written.
     """
-    parts = sorted(folder.glob(f"*{SUFFIX}"))
+    parts = [*folder.glob(f"moments-*{SUFFIX}"), *folder.glob(f"gradients-*{SUFFIX}")]
+    parts.sort()
     stored: dict[str, StoredTensor] = {}
     keys: dict[str, str] = {}
     for part in parts:
         read = read_weight_file(part)
         stored |= read.tensors
         keys |= json.loads(read.metadata.get("keys", "{}"))
-    tokens: _Named = {_TOKENS: text.tokens}
-    specs = [_spec(_TOKENS, text.tokens), *(tensor.spec for tensor in stored.values())]
+    tokens: _Named = {TOKENS: text.tokens}
+    specs = [_spec(TOKENS, text.tokens), *(tensor.spec for tensor in stored.values())]
     metadata = {
         "format": FORMAT,
         "source": source.fingerprint,
@@ -131,10 +132,11 @@ def join(folder: Path, text: CalibrationText, source: Source, file: Path) -> Non
         "seed": str(text.seed),
         "keys": json.dumps(keys),
     }
-    copied = ((name, _read(tensor)) for name, tensor in stored.items())
-    _write(file, specs, _chained(tokens.items(), copied), metadata)
-    for part in parts:
-        part.unlink()
+    copied = ((name, read_values(tensor)) for name, tensor in stored.items())
+    # In the folder, so that nothing is left beside it; and without its parts only once it is whole.
+    joined = folder / f"joined{SUFFIX}"
+    _write(joined, specs, _chained(tokens.items(), copied), metadata)
+    os.replace(joined, file)
 
 
 def _chained(*parts: Iterable[tuple[str, NDArray[Any]]]) -> Iterator[tuple[str, NDArray[Any]]]:
@@ -152,28 +154,23 @@ def load(file: Path, source: Source) -> Calibration:
         read = read_weight_file(file)
     except JangFormatError as error:
         raise SourceError(str(error)) from error
+    keys = checked_keys(file, read, source)
     metadata, stored = read.metadata, read.tensors
-    if metadata.get("format") != FORMAT:
-        raise SourceError(
-            f"{file}: format: found {metadata.get('format')!r}, expected {FORMAT!r}; "
-            "`jang-quant calibrate` writes it"
-        )
-    if metadata.get("source") != source.fingerprint:
-        raise SourceError(f"{file}: source: found another one, expected {source.name}")
     text = CalibrationText(
-        cast(NDArray[np.int32], _read(stored[_TOKENS])), metadata["origin"], int(metadata["seed"])
+        cast(NDArray[np.int32], read_values(stored[TOKENS])),
+        metadata["origin"],
+        int(metadata["seed"]),
     )
-    keys = cast(dict[str, str], json.loads(metadata["keys"]))
     moments = {key: _second_moments(stored, key) for key in set(keys.values())}
     paths = [*keys, *(name.rpartition(".")[0] for name in stored if name.endswith(_MEASURED))]
     modules = {
-        path: _module(stored, path, keys, moments, _frequencies(text, source, path))
+        path: _module(stored, path, keys, moments, source, text)
         for path in dict.fromkeys(module_of(path) for path in paths)
     }
     return Calibration(text=text, modules=modules)
 
 
-_MEASURED: Final = (f".{_GRADIENTS}", f".{_LOOKUPS}")
+_MEASURED: Final = (f".{GRADIENTS}", f".{LOOKUPS}")
 
 
 def _module(
@@ -181,17 +178,20 @@ def _module(
     path: str,
     keys: Mapping[str, str],
     moments: Mapping[str, SecondMoments],
-    frequencies: Floats,
+    source: Source,
+    text: CalibrationText,
 ) -> ModuleStatistics:
     """What is known of a module, and of an embedding at work as the head."""
     as_head = head_of(path)
     key = keys.get(path, keys.get(as_head))
-    gradients = stored.get(f"{path}.{_GRADIENTS}", stored.get(f"{as_head}.{_GRADIENTS}"))
-    looked_up = stored.get(f"{path}.{_LOOKUPS}")
-    lookups = None if looked_up is None else Lookups(frequencies, _read(looked_up))
+    gradients = stored.get(f"{path}.{GRADIENTS}", stored.get(f"{as_head}.{GRADIENTS}"))
+    looked_up = stored.get(f"{path}.{LOOKUPS}")
+    lookups = None
+    if looked_up is not None:
+        lookups = Lookups(_frequencies(text, source, path), read_values(looked_up))
     return ModuleStatistics(
         moments=None if key is None else moments[key],
-        gradients=None if gradients is None else _read(gradients),
+        gradients=None if gradients is None else read_values(gradients),
         lookups=lookups,
     )
 
@@ -204,16 +204,20 @@ def _frequencies(text: CalibrationText, source: Source, path: str) -> Floats:
 
 
 def _second_moments(stored: _Stored, key: str) -> SecondMoments:
-    diagonals = _read(stored[f"{key}.{_DIAGONALS}"])
-    shares = _read(stored[f"{key}.{_SHARES}"])
-    tokens = float(np.prod(stored[_TOKENS].spec.shape))
+    diagonals = read_values(stored[f"{key}.{DIAGONALS}"])
+    shares = read_values(stored[f"{key}.{SHARES}"])
+    tokens = float(np.prod(stored[TOKENS].spec.shape))
     stack, width = diagonals.shape
     few = np.rint(shares * tokens) < _FEWEST_INPUTS * width
     sparse = tuple(np.flatnonzero(few).tolist()) if stack > 1 else ()
 
     def read(number: int) -> Floats:
         own = 0 if stack == 1 else number
-        return from_upper(_read(stored[_matrix(key, None if own in sparse else own)]), width)
+        tensor = stored[matrix_name(key, None if own in sparse else own)]
+        values = read_values(tensor)
+        if not np.isfinite(values).all():
+            raise SourceError(f"{tensor.file}: {tensor.spec.name}: found NaN or infinity")
+        return from_upper(values, width)
 
     return SecondMoments(diagonals=diagonals, shares=shares, read=read, sparse=sparse)
 
@@ -223,15 +227,6 @@ def _spec(name: str, values: NDArray[Any]) -> TensorSpec:
 
 
 _DTYPES: Final = {np.dtype(np.float32): "F32", np.dtype(np.int32): "I32"}
-
-
-def _read(tensor: StoredTensor) -> NDArray[Any]:
-    """A tensor's values, read from the file and not kept mapped."""
-    with tensor.file.open("rb") as stream:
-        stream.seek(tensor.offset)
-        count = int(np.prod(tensor.spec.shape))
-        dtype = {"F32": np.float32, "I32": np.int32}[tensor.spec.dtype]
-        return np.fromfile(stream, dtype=dtype, count=count).reshape(tensor.spec.shape)
 
 
 def _write(

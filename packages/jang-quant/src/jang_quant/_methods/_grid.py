@@ -22,6 +22,8 @@ Scalar = Any
 # Significant bits of scales and biases by how they are stored.
 STORED_BITS: Final = {"F16": 11, "BF16": 8, "F32": 24}
 FITS: Final = 2
+# A scale below this has no inverse in float32, and nothing to tell apart.
+_FLAT: Final = np.float32(2.0**-100)
 # By how much of the range an end moves inwards. Wide codes leave little to be gained.
 _MOVES: Final = {
     2: (0.0, 0.06, 0.12, 0.18, 0.24, 0.30, 0.36),
@@ -58,8 +60,8 @@ def round_stored(value: Scalar, significant_bits: int) -> Scalar:
 
 @njit(cache=True)
 def inverse(scale: Scalar) -> Scalar:
-    """1 / scale; 0 for 0, which makes all codes 0."""
-    return np.float32(0) if scale == 0 else np.float32(1) / scale
+    """1 / scale; 0 for 0 and what is next to it, which makes all codes 0."""
+    return np.float32(0) if abs(scale) < _FLAT else np.float32(1) / scale
 
 
 @njit(cache=True)

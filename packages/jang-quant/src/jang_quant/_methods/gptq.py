@@ -29,6 +29,7 @@ from jang_quant._methods._grid import (
 from jang_quant._methods._result import Quantized
 
 DAMPING: Final = 0.01
+_MOST_DAMPING: Final = 1.0
 # Rows that go through the columns together, so that a row of the factor is read once for all.
 _ROWS: Final = 16
 # Columns that errors are spread over at a time: their part of the factor stays in the cache.
@@ -64,7 +65,7 @@ def quantize(
     biases = np.empty_like(scales)
     sums = np.zeros(2, dtype=np.float64)
     for number, matrix in enumerate(stack):
-        factor, importance = _factor(hessian(number), columns)
+        factor, importance = _definite_factor(hessian(number), columns)
         found = np.empty((len(matrix), 2), dtype=np.float32)
         _quantize_rows(
             as_float32(matrix),
@@ -89,7 +90,19 @@ def quantize(
     return Quantized(tensor, squared_error=float(sums[0]), squares=float(sums[1]))
 
 
-def _factor(hessian: Floats, inputs: int) -> tuple[Floats, Floats]:
+def _definite_factor(hessian: Floats, inputs: int) -> tuple[Floats, Floats]:
+    """See `_factor`; with more damping where sums in float32 have left a matrix indefinite."""
+    damping = DAMPING
+    while True:
+        try:
+            return _factor(hessian, inputs, damping)
+        except np.linalg.LinAlgError:
+            if damping > _MOST_DAMPING:
+                raise InvalidTensorError("hessian: found no second moments of inputs") from None
+            damping *= 10
+
+
+def _factor(hessian: Floats, inputs: int, damping: float) -> tuple[Floats, Floats]:
     """The upper Cholesky factor of the damped inverse `[in, in]`, and the weight of each input."""
     if hessian.shape != (inputs, inputs):
         raise InvalidTensorError(f"hessian: found {hessian.shape}, expected {(inputs, inputs)}")
@@ -97,7 +110,7 @@ def _factor(hessian: Floats, inputs: int) -> tuple[Floats, Floats]:
     diagonal = np.einsum("ii->i", damped)
     mean = diagonal.mean()
     # An input that is always 0: its weight does not matter, but the matrix has to be definite.
-    diagonal += DAMPING * mean if mean > 0 else 1.0
+    diagonal += damping * mean if mean > 0 else 1.0
     importance = diagonal.astype(np.float32)
     # Turned around, the lower factor of H is the upper one of another product, H = R R^T; and
     # R^-1 is the upper factor of the inverse.

@@ -16,7 +16,7 @@ from numba import njit, prange
 from numpy.typing import NDArray
 
 from jang_format import assemble_packed
-from jang_quant._methods._grid import FITS, STORED_BITS, Floats, Scalar, round_stored
+from jang_quant._methods._grid import FITS, STORED_BITS, Floats, Scalar, inverse, round_stored
 from jang_quant._methods._result import Quantized
 
 # Groups that lie side by side, and how many times so many one thread takes at a time.
@@ -144,10 +144,9 @@ def _start(
 
 @njit(cache=True)
 def _invert(scale: Floats, per_step: Floats) -> None:
-    """1 / scale; 0 for 0, which makes all codes 0."""
+    """See `_grid.inverse`."""
     for lane in range(_LANES):
-        flat = scale[lane] == np.float32(0)
-        per_step[lane] = np.float32(0) if flat else np.float32(1) / scale[lane]
+        per_step[lane] = inverse(scale[lane])
 
 
 @njit(cache=True, fastmath={"contract", "nnan"})

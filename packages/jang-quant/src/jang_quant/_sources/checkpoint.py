@@ -96,8 +96,9 @@ class _Reader:
         array = self._take(path)
         dtype = _DTYPES[array.dtype]
         try:
-            raw = array.view(mx.uint16) if dtype == "BF16" else array
-            stored = cast(NDArray[Any], np.asarray(raw))
+            with mx.stream(mx.cpu):
+                raw = array.view(mx.uint16) if dtype == "BF16" else array
+                stored = cast(NDArray[Any], np.asarray(raw))
         except RuntimeError as error:
             raise SourceError(f"{path}: cannot be read ({error})") from error
         self._refuse_changes()
