@@ -1,6 +1,7 @@
 """The conversion: what is written, what is kept, and what is refused."""
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from jang_format import decode_floats, dequantize, read_directory, validate
 from jang_quant import (
     ConversionError,
     Progress,
+    Recipe,
     SourceError,
     convert,
     find_profile,
@@ -24,6 +26,7 @@ from jang_quant import (
     plan_source,
 )
 from jang_quant._methods import rtn
+from jang_quant._quantize import MethodName
 from jang_quant.cli import app
 from jang_runtime.architecture import build_model
 
@@ -145,9 +148,10 @@ def test_values_beyond_float16_make_bfloat16_of_all_floats(tmp_path: Path) -> No
     np.testing.assert_allclose(values[:, 7], 1e6, rtol=0.01)
 
 
+@pytest.mark.parametrize("method", ["rtn", "mse"])
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
 def test_nan_and_infinity_are_refused_with_the_tensors_name_and_nothing_is_left(
-    tmp_path: Path, bad: float
+    tmp_path: Path, bad: float, method: MethodName
 ) -> None:
     directory = write_tiny_source(tmp_path / "source")
     source = open_source(str(directory))
@@ -162,7 +166,8 @@ def test_nan_and_infinity_are_refused_with_the_tensors_name_and_nothing_is_left(
         source, tensors=dict(source.tensors) | {name: replace(source.tensors[name], load=load)}
     )
     with pytest.raises(SourceError, match=f"{name}: found NaN or infinity"):
-        convert(poisoned, tmp_path / "out", plan_source(source, find_profile("4M")))
+        plan = plan_source(source, find_profile("4M"))
+        convert(poisoned, tmp_path / "out", plan, recipe=Recipe(method))
     assert [path.name for path in tmp_path.iterdir()] == ["source"]
 
 
@@ -219,3 +224,18 @@ def test_blocks_are_groups_of_64(tiny_source: Path, tmp_path: Path) -> None:
     result = CliRunner().invoke(app, command)
     assert result.exit_code == 2
     assert "--layout blocks: found groups of 32, expected 64" in result.stderr
+
+
+def test_a_source_that_changes_meanwhile_is_refused(tmp_path: Path) -> None:
+    directory = write_tiny_source(tmp_path / "source")
+    source = open_source(str(directory))
+    plan = plan_source(source, find_profile("4M"))
+
+    def touch(progress: Progress) -> None:
+        # After the last tensor was read.
+        if progress.done == progress.total:
+            os.utime(directory / "model.safetensors", (1, 1))
+
+    with pytest.raises(SourceError, match="model.safetensors: found it changed"):
+        convert(source, tmp_path / "out", plan, touch)
+    assert [path.name for path in tmp_path.iterdir()] == ["source"]

@@ -44,6 +44,8 @@ def write_tensor_file(
                 stream.seek(layout.offsets[name])
                 stream.write(np.ascontiguousarray(values).reshape(-1).view(np.uint8).data)
                 missing.remove(name)
+            stream.flush()
+            os.fsync(stream.fileno())
         if missing:
             raise InvalidTensorError(f"{min(missing)}: announced but not written")
         os.replace(work, file)

@@ -199,6 +199,10 @@ class DirectoryWriter:
                 "weight_map": dict(sorted(self._shard_of.items())),
             },
         )
+        # A process that was killed may have left shards whole, but not on the disk.
+        for shard in {self._shard_of[name] for name in self.written}:
+            with (self._work / shard).open("rb") as stream:
+                os.fsync(stream.fileno())
         headers = {name: digest_of(layout.header) for name, layout in self._layouts.items()}
         digests = Digests(self._tensor_digests, headers, dict(self._file_digests))
         self.write_json(DIGESTS_FILE, digests.as_json())

@@ -221,6 +221,8 @@ def _write(
             None if folder is None else folder / _MODULES,
             on_bytes,
         )
+        # What was read while a file changed is neither the one nor the other.
+        source.refuse_changes()
         _write_descriptions(writer, source, plan, recipe)
         return writer.weight_bytes, modules
 

@@ -234,7 +234,8 @@ def _quantized(
         if float_dtype == "F16":
             raise BeyondF16Error from error
         raise
-    if not np.isfinite(found.squares):
+    scales = decode_floats(found.tensor.scales, found.tensor.dtype)
+    if not (np.isfinite(found.squares) and np.isfinite(scales).all()):
         _check_finite(source, step, values)
     return found
 

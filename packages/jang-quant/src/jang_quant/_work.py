@@ -82,5 +82,8 @@ def take_up(folder: Path, asked: Mapping[str, Any]) -> bool:
 def write_whole(file: Path, content: bytes) -> None:
     """Write a file that is there whole or not at all."""
     work = file.with_name(f"{file.name}.new")
-    work.write_bytes(content)
+    with work.open("wb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
     os.replace(work, file)

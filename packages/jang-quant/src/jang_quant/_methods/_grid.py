@@ -9,11 +9,10 @@ group is a problem of its own, so that the result does not depend on the number 
 from typing import Any, Final
 
 import numpy as np
-from numba import njit, prange
+from numba import njit
 from numpy.typing import NDArray
 
-from jang_format import assemble_packed, decode_floats
-from jang_quant._methods._result import Quantized
+from jang_format import decode_floats
 
 Floats = NDArray[np.float32]
 # A number of compiled code, where numpy's own types of scalars would stand in the way.
@@ -174,69 +173,6 @@ def as_float32(weight: NDArray[Any]) -> Floats:
     return decode_floats(np.ascontiguousarray(weight), "BF16" if weight.itemsize == 2 else "F32")
 
 
-def fit(
-    weight: NDArray[Any],
-    weights: Floats,
-    bits: int,
-    group_size: int,
-    ends: Floats,
-    dtype: str,
-) -> Quantized:
-    """Quantize values `[..., out, in]` by the grid of each group.
-
-    Args:
-        weight: float32, or bfloat16 as uint16.
-        weights: How much an error counts, `[1 or stack, 1, in]`.
-        bits: 2, 3, 4, 5, 6 or 8.
-        group_size: 32, 64 or 128; divides `in`.
-        ends: See `moves`; without any, the grid is fitted from each group's own range.
-        dtype: How scales and biases are stored: "F16", "BF16" or "F32".
-
-    Raises:
-        InvalidTensorError: If values are beyond the range of `dtype`, or sizes do not fit.
-    """
-    *leading, columns = weight.shape
-    stack = weight.reshape(-1, weight.shape[-2], columns)
-    by_group = (*stack.shape[:2], columns // group_size)
-    packed = np.empty((*stack.shape[:2], columns // 32 * bits), dtype=np.uint32)
-    scales = np.empty(by_group, dtype=np.float32)
-    biases = np.empty(by_group, dtype=np.float32)
-    sums = np.zeros(2, dtype=np.float64)
-    for number, matrix in enumerate(stack):
-        found = np.empty((scales[number].size, 2), dtype=np.float32)
-        quantize_groups(
-            np.ascontiguousarray(matrix).reshape(-1, group_size),
-            weights[number % len(weights)].reshape(-1, group_size),
-            bits,
-            ends,
-            STORED_BITS[dtype],
-            packed[number].view(np.uint8).reshape(len(found), -1),
-            scales[number].reshape(-1),
-            biases[number].reshape(-1),
-            found,
-        )
-        sums += found.sum(axis=0, dtype=np.float64)
-    tensor = assemble_packed(
-        packed.reshape(*leading, -1),
-        scales.reshape(*leading, -1),
-        biases.reshape(*leading, -1),
-        bits,
-        dtype,
-    )
-    return Quantized(tensor, squared_error=float(sums[0]), squares=float(sums[1]))
-
-
-@njit(cache=True)
-def _fill(raw: NDArray[Any], bits: NDArray[np.uint32], values: Floats) -> None:
-    """Values of a group from bfloat16 as uint16, or from float32; `bits` are those of `values`."""
-    if raw.itemsize == 2:
-        for place in range(raw.size):
-            bits[place] = np.uint32(raw[place]) << np.uint32(16)
-    else:
-        for place in range(raw.size):
-            values[place] = raw[place]
-
-
 @njit(cache=True)
 def pack_group(codes: NDArray[np.uint32], width: int, packed: NDArray[np.uint8]) -> None:
     """Pack the codes of a group into `size // 8 * width` bytes, as jang_format.pack_codes does."""
@@ -248,62 +184,6 @@ def pack_group(codes: NDArray[np.uint32], width: int, packed: NDArray[np.uint8])
         start = first // 8 * width
         for place in range(width):
             packed[start + place] = np.uint8((together >> np.uint64(8 * place)) & np.uint64(0xFF))
-
-
-@njit(parallel=True, cache=True)
-def quantize_groups(
-    raw: NDArray[Any],
-    weights: Floats,
-    width: int,
-    ends: Floats,
-    significant_bits: int,
-    packed: NDArray[np.uint8],
-    scales: Floats,
-    biases: Floats,
-    sums: Floats,
-) -> None:
-    """Fit, round and pack every group; fills `packed`, `scales`, `biases` and `sums`.
-
-    Args:
-        raw: float32, or bfloat16 as uint16, `[n, group_size]`.
-        weights: float32 `[m, group_size]`; group `i` takes row `i % m`.
-        width: Bits of a code.
-        ends: See `moves`; without any, each group's own range is what the grid is fitted from.
-        significant_bits: See `STORED_BITS`.
-        packed: uint8 `[n, group_size // 8 * width]`.
-        scales: float32 `[n]`.
-        biases: float32 `[n]`.
-        sums: Of squared errors and of squares, float32 `[n, 2]`.
-    """
-    count, size = raw.shape
-    largest = np.float32(2**width - 1)
-    for part in prange((count + _GROUPS - 1) // _GROUPS):
-        bits = np.empty(size, dtype=np.uint32)
-        values = bits.view(np.float32)
-        codes = np.empty(size, dtype=np.uint32)
-        for group in range(part * _GROUPS, min((part + 1) * _GROUPS, count)):
-            _fill(raw[group], bits, values)
-            row = weights[group % weights.shape[0]]
-            scale, bias, _ = fit_group(values, row, largest, ends, significant_bits)
-            scales[group], biases[group] = scale, bias
-            _round(values, scale, bias, largest, codes)
-            sums[group] = np.float32(0)
-            add_sums(values, codes, scale, bias, sums[group])
-            pack_group(codes, width, packed[group])
-
-
-# Groups that one thread takes at a time.
-_GROUPS: Final = 512
-
-
-@njit(cache=True)
-def _round(
-    values: Floats, scale: Scalar, bias: Scalar, largest: Scalar, codes: NDArray[np.uint32]
-) -> None:
-    """The codes of a group."""
-    per_step = inverse(scale)
-    for place in range(values.size):
-        codes[place] = np.uint32(np.int32(nearest_code(values[place], per_step, bias, largest)))
 
 
 @njit(cache=True, fastmath=_FAST)

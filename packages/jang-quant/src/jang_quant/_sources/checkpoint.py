@@ -21,11 +21,9 @@ from jang_quant._sources.prequantized import (
     undo_after_sanitize,
     undo_before_sanitize,
 )
-from jang_quant._sources.source import SourceTensor
+from jang_quant._sources.source import SourceTensor, Stamp, stamp_of
 from jang_quant._sources.tensor_forms import known_forms
 from jang_runtime.architecture import build_model, parameter_shapes, read_weights, sanitize
-
-_Stamp = tuple[int, int] | None
 
 _DTYPES: Final = {mx.float32: "F32", mx.float16: "F16", mx.bfloat16: "BF16"}
 
@@ -59,7 +57,7 @@ def open_tensors(checkpoint: CheckpointFiles) -> dict[str, SourceTensor]:
         SourceError: If tensors are missing, of a wrong shape or type, or not the model's.
         ModelError: If mlx-lm has no class for the model, or its class cannot take the tensors.
     """
-    stamps = {file: _stamp(file) for file in checkpoint.files}
+    stamps = {file: stamp_of(file) for file in checkpoint.files}
     arrays, unchanged = _lazy_arrays(checkpoint)
     described = {path: (tuple(array.shape), _DTYPES[array.dtype]) for path, array in arrays.items()}
     reader = _Reader(lambda: _lazy_arrays(checkpoint)[0], arrays, stamps)
@@ -83,7 +81,7 @@ class _Reader:
     """
 
     def __init__(
-        self, open_arrays: Callable[[], Arrays], arrays: Arrays, stamps: Mapping[Path, _Stamp]
+        self, open_arrays: Callable[[], Arrays], arrays: Arrays, stamps: Mapping[Path, Stamp | None]
     ) -> None:
         self._open = open_arrays
         self._stamps = stamps
@@ -117,7 +115,7 @@ class _Reader:
     def _refuse_changes(self) -> None:
         """MLX says nothing of a file that ends early; what it did not read is anything."""
         for file, stamp in self._stamps.items():
-            if _stamp(file) != stamp:
+            if stamp_of(file) != stamp:
                 raise SourceError(f"{file}: found it changed, expected it as it was when opened")
 
     def _take(self, path: str) -> mx.array:
@@ -130,15 +128,6 @@ class _Reader:
             opening = self._open()
             self._openings.append(opening)
         return opening.pop(path)
-
-
-def _stamp(file: Path) -> _Stamp:
-    """Size and time of a file; None where there is none."""
-    try:
-        status = file.stat()
-    except OSError:
-        return None
-    return status.st_size, status.st_mtime_ns
 
 
 def _lazy_arrays(checkpoint: CheckpointFiles) -> tuple[Arrays, dict[str, str]]:

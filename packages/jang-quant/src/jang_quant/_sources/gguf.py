@@ -12,7 +12,7 @@ from jang_quant._sources.gguf_parse import read_header
 from jang_quant._sources.gguf_rope import ROPE_FACTORS
 from jang_quant._sources.gguf_tensors import map_tensors
 from jang_quant._sources.gguf_tokenizer import tokenizer_files
-from jang_quant._sources.source import Source
+from jang_quant._sources.source import Source, stamp_of
 
 _FLOAT_TYPES: Final = frozenset({"F32", "F16", "BF16"})
 _SAMPLE: Final = 4096
@@ -47,6 +47,7 @@ def open_gguf(path: Path, name: str | None = None) -> Source:
         quantization=_quantization(header),
         fingerprint=fingerprint(header),
         location=path,
+        stamps={path: stamp_of(path)},
     )
 
 

@@ -13,7 +13,7 @@ from jang_quant._errors import SourceError
 from jang_quant._sources.checkpoint import CheckpointFiles, open_tensors
 from jang_quant._sources.config_keys import mlx_config
 from jang_quant._sources.prequantized import recognize
-from jang_quant._sources.source import Source
+from jang_quant._sources.source import Source, stamp_of
 from jang_runtime import JangRuntimeError
 
 INDEX_FILE: Final = "model.safetensors.index.json"
@@ -62,6 +62,7 @@ def open_directory(directory: Path, name: str | None = None) -> Source:
         quantization=quantization.label if quantization else None,
         fingerprint=_fingerprint(directory, files),
         location=directory,
+        stamps={file: stamp_of(file) for file in files},
     )
 
 

@@ -1,7 +1,7 @@
 """What every kind of source gives to the rest of the conversion."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jang_format import decode_floats
+from jang_quant._errors import SourceError
+
+# Size in bytes and time of the last change in nanoseconds.
+Stamp = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,7 @@ class Source:
             None for full precision.
         fingerprint: Changes when the source's bytes change; the key of caches.
         location: The directory or file it is read from, which nothing may be written into.
+        stamps: Size and time of the files with weights when it was opened.
     """
 
     name: str
@@ -61,3 +66,23 @@ class Source:
     quantization: str | None
     fingerprint: str
     location: Path | None = None
+    stamps: Mapping[Path, Stamp | None] = field(default_factory=dict[Path, Stamp | None])
+
+    def refuse_changes(self) -> None:
+        """Refuse files that are not as they were when the source was opened.
+
+        Raises:
+            SourceError: If one has changed, or is gone.
+        """
+        for file, stamp in self.stamps.items():
+            if stamp_of(file) != stamp:
+                raise SourceError(f"{file}: found it changed, expected it as it was when opened")
+
+
+def stamp_of(file: Path) -> Stamp | None:
+    """Size and time of a file; None where there is none."""
+    try:
+        status = file.stat()
+    except OSError:
+        return None
+    return status.st_size, status.st_mtime_ns
