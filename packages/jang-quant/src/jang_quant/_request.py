@@ -171,23 +171,21 @@ def prepare(
         memory = memory_needs(source, base, limit, request.context)
         budget = _memory_budget(memory)
         _refuse_too_little(memory, base)
+    calibration, made = None, None
     if budget is not None:
-        # Before hours of calibration: what is too little for one table is for another.
-        _, least = budget(base)
-        measured_plan(base, "", prior_table(base), least)
-    calibration = None
+        # Before hours of calibration, too: what is too little for one table is for another.
+        name, tensor_bytes = budget(base)
+        made = measured_plan(base, name, prior_table(base), tensor_bytes)
     if needs_calibration(request):
         if folder is None:
             raise ValueError("folder: found None, expected one for what calibration measures")
         calibration = calibration_of(source, request, folder / CALIBRATION_FILE, on_progress)
-    if budget is None:
+        if budget is not None:
+            name, tensor_bytes = budget(base)
+            table = _kept_table(source, base, calibration, request.group_size, folder, on_progress)
+            made = measured_plan(base, name, table, tensor_bytes)
+    if made is None:
         return Prepared(plan=base, calibration=calibration, damage=None)
-    name, tensor_bytes = budget(base)
-    if calibration is None or folder is None:
-        table: Mapping[str, Sequence[Option]] = prior_table(base)
-    else:
-        table = _kept_table(source, base, calibration, request.group_size, folder, on_progress)
-    made = measured_plan(base, name, table, tensor_bytes)
     return Prepared(
         plan=made.plan,
         calibration=calibration,

@@ -219,7 +219,8 @@ def _weights_of(work: _Work, stage: Stage) -> Generator[None]:
     """Have the weights of a stage in memory, in float32, while the block runs."""
     # The model's own are random numbers that are never computed.
     flat = cast(list[tuple[str, mx.array]], tree_flatten(work.model.parameters()))
-    without = {path: array for path, array in flat if path in set(stage.parameters)}
+    wanted = set(stage.parameters)
+    without = {path: array for path, array in flat if path in wanted}
     load = cast(Any, work.model).load_weights
     load([(path, mx.array(work.weights[path].read())) for path in stage.parameters], strict=False)
     try:

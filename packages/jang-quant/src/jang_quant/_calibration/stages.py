@@ -66,14 +66,14 @@ def stages_of(model: nn.Module, examples: NDArray[np.int32]) -> list[Stage]:
         "embedding",
         _without(own, trace.after - trace.before),
         tuple(sorted(trace.before)),
-        _first(model),
+        _first(model, layers),
     )
     middle = [
-        _layer_stage(model, f"{prefix}.{number}", number, parameters, trace)
+        _layer_stage(model, f"{prefix}.{number}", layers, number, parameters, trace)
         for number in range(len(layers))
     ]
     # With the embedding, whose weight some classes take for the head without a call.
-    last = Stage("head", tuple(own), tuple(sorted(trace.after)), _last(model))
+    last = Stage("head", tuple(own), tuple(sorted(trace.after)), _last(model, layers))
     return [first, *middle, last]
 
 
@@ -83,14 +83,17 @@ def _without(parameters: Sequence[str], modules: set[str]) -> tuple[str, ...]:
 
 
 def _layer_stage(
-    model: nn.Module, path: str, number: int, parameters: Sequence[str], trace: "_Trace"
+    model: nn.Module,
+    path: str,
+    layers: list[Any],
+    number: int,
+    parameters: Sequence[str],
+    trace: "_Trace",
 ) -> Stage:
     arguments, named = trace.arguments[number]
 
     def run(tokens: mx.array, hidden: mx.array) -> mx.array:
-        found = _find_layers(model)
-        assert found is not None
-        return _call(found[1][number], hidden, *arguments, **named)
+        return _call(layers[number], hidden, *arguments, **named)
 
     return Stage(
         name=f"layer {number + 1} of {len(trace.arguments)}",
@@ -206,7 +209,7 @@ def _same(one: tuple[str, Any], other: tuple[str, Any]) -> bool:
     return one == other
 
 
-def _first(model: nn.Module) -> Run:
+def _first(model: nn.Module, layers: list[Any]) -> Run:
     def run(tokens: mx.array, hidden: mx.array) -> mx.array:
         seen: list[mx.array] = []
 
@@ -214,7 +217,6 @@ def _first(model: nn.Module) -> Run:
             seen.append(h)
             return h
 
-        layers = _layers(model)
         with _replaced(layers, [call] * len(layers)):
             _call(model, tokens)
         return seen[0]
@@ -222,22 +224,15 @@ def _first(model: nn.Module) -> Run:
     return run
 
 
-def _last(model: nn.Module) -> Run:
+def _last(model: nn.Module, layers: list[Any]) -> Run:
     def run(tokens: mx.array, hidden: mx.array) -> mx.array:
         def call(h: mx.array, *arguments: Any, **named: Any) -> mx.array:
             return hidden
 
-        layers = _layers(model)
         with _replaced(layers, [call] * len(layers)):
             return _call(model, tokens)
 
     return run
-
-
-def _layers(model: nn.Module) -> list[Any]:
-    found = _find_layers(model)
-    assert found is not None
-    return found[1]
 
 
 def _call(module: Any, *arguments: Any, **named: Any) -> mx.array:

@@ -93,11 +93,15 @@ def _moments(key: str, inputs: InputSums, tokens: int) -> Iterator[tuple[str, ND
         yield matrix_name(key, number), upper_of(sums)
     if inputs.stack > 1:
         pooled /= counts.sum()
-        few = counts < _FEWEST_INPUTS * width
-        diagonals[few] = np.diagonal(pooled)
+        diagonals[_too_few(counts, width)] = np.diagonal(pooled)
         yield matrix_name(key, None), upper_of(pooled)
     yield f"{key}.{DIAGONALS}", diagonals
     yield f"{key}.{SHARES}", counts / np.float32(tokens)
+
+
+def _too_few(counts: NDArray[np.floating[Any]], width: int) -> NDArray[np.bool_]:
+    """Which matrices with `width` inputs saw too few rows to have moments of their own."""
+    return counts < _FEWEST_INPUTS * width
 
 
 def write_gradients(
@@ -208,8 +212,8 @@ def _second_moments(stored: _Stored, key: str) -> SecondMoments:
     shares = read_values(stored[f"{key}.{SHARES}"])
     tokens = float(np.prod(stored[TOKENS].spec.shape))
     stack, width = diagonals.shape
-    few = np.rint(shares * tokens) < _FEWEST_INPUTS * width
-    sparse = tuple(np.flatnonzero(few).tolist()) if stack > 1 else ()
+    few = np.flatnonzero(_too_few(np.rint(shares * tokens), width))
+    sparse = tuple(few.tolist()) if stack > 1 else ()
 
     def read(number: int) -> Floats:
         own = 0 if stack == 1 else number

@@ -13,7 +13,7 @@ import numpy as np
 from numba import njit, prange
 from numpy.typing import NDArray
 
-from jang_format import InvalidTensorError, assemble_packed
+from jang_format import InvalidTensorError
 from jang_quant._methods._grid import (
     STORED_BITS,
     Floats,
@@ -26,7 +26,7 @@ from jang_quant._methods._grid import (
     nearest_code,
     pack_group,
 )
-from jang_quant._methods._result import Quantized
+from jang_quant._methods._result import Quantized, by_matrix
 
 DAMPING: Final = 0.01
 _MOST_DAMPING: Final = 1.0
@@ -58,14 +58,15 @@ def quantize(
     Raises:
         InvalidTensorError: If values are beyond the range of `dtype`, or sizes do not fit.
     """
-    *leading, columns = weight.shape
-    stack = weight.reshape(-1, weight.shape[-2], columns)
-    packed = np.empty((*stack.shape[:2], columns // 32 * bits), dtype=np.uint32)
-    scales = np.empty((*stack.shape[:2], columns // group_size), dtype=np.float32)
-    biases = np.empty_like(scales)
-    sums = np.zeros(2, dtype=np.float64)
-    for number, matrix in enumerate(stack):
-        factor, importance = _definite_factor(hessian(number), columns)
+
+    def quantize_matrix(
+        number: int,
+        matrix: NDArray[Any],
+        packed: NDArray[np.uint32],
+        scales: Floats,
+        biases: Floats,
+    ) -> Floats:
+        factor, importance = _definite_factor(hessian(number), matrix.shape[-1])
         found = np.empty((len(matrix), 2), dtype=np.float32)
         _quantize_rows(
             as_float32(matrix),
@@ -74,20 +75,14 @@ def quantize(
             bits,
             moves(bits),
             STORED_BITS[dtype],
-            packed[number].view(np.uint8),
-            scales[number],
-            biases[number],
+            packed.view(np.uint8),
+            scales,
+            biases,
             found,
         )
-        sums += found.sum(axis=0, dtype=np.float64)
-    tensor = assemble_packed(
-        packed.reshape(*leading, -1),
-        scales.reshape(*leading, -1),
-        biases.reshape(*leading, -1),
-        bits,
-        dtype,
-    )
-    return Quantized(tensor, squared_error=float(sums[0]), squares=float(sums[1]))
+        return found
+
+    return by_matrix(weight, bits, group_size, dtype, quantize_matrix)
 
 
 def _definite_factor(hessian: Floats, inputs: int) -> tuple[Floats, Floats]:

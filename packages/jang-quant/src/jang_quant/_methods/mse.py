@@ -11,7 +11,7 @@ import numpy as np
 from numba import njit, prange
 from numpy.typing import NDArray
 
-from jang_format import InvalidTensorError, assemble_packed
+from jang_format import InvalidTensorError
 from jang_quant._methods._grid import (
     STORED_BITS,
     Floats,
@@ -23,7 +23,7 @@ from jang_quant._methods._grid import (
     nearest_code,
     pack_group,
 )
-from jang_quant._methods._result import Quantized
+from jang_quant._methods._result import Quantized, by_matrix
 
 # An input that was never seen still counts a little.
 _LEAST_WEIGHT: Final = 1e-4
@@ -51,35 +51,31 @@ def quantize(
     Raises:
         InvalidTensorError: If values are beyond the range of `dtype`, or sizes do not fit.
     """
-    *leading, columns = weight.shape
-    stack = weight.reshape(-1, weight.shape[-2], columns)
-    weights = _weights(second_moments, len(stack), columns)
-    packed = np.empty((*stack.shape[:2], columns // 32 * bits), dtype=np.uint32)
-    scales = np.empty((*stack.shape[:2], columns // group_size), dtype=np.float32)
-    biases = np.empty_like(scales)
-    sums = np.zeros(2, dtype=np.float64)
-    for number, matrix in enumerate(stack):
-        found = np.empty((scales[number].size, 2), dtype=np.float32)
+    matrices, columns = int(np.prod(weight.shape[:-2])), weight.shape[-1]
+    weights = _weights(second_moments, matrices, columns)
+
+    def quantize_matrix(
+        number: int,
+        matrix: NDArray[Any],
+        packed: NDArray[np.uint32],
+        scales: Floats,
+        biases: Floats,
+    ) -> Floats:
+        found = np.empty((scales.size, 2), dtype=np.float32)
         _quantize_groups(
             np.ascontiguousarray(matrix).reshape(-1, group_size),
             weights[number % len(weights)].reshape(-1, group_size),
             bits,
             moves(bits),
             STORED_BITS[dtype],
-            packed[number].view(np.uint8).reshape(len(found), -1),
-            scales[number].reshape(-1),
-            biases[number].reshape(-1),
+            packed.view(np.uint8).reshape(len(found), -1),
+            scales.reshape(-1),
+            biases.reshape(-1),
             found,
         )
-        sums += found.sum(axis=0, dtype=np.float64)
-    tensor = assemble_packed(
-        packed.reshape(*leading, -1),
-        scales.reshape(*leading, -1),
-        biases.reshape(*leading, -1),
-        bits,
-        dtype,
-    )
-    return Quantized(tensor, squared_error=float(sums[0]), squares=float(sums[1]))
+        return found
+
+    return by_matrix(weight, bits, group_size, dtype, quantize_matrix)
 
 
 def _weights(second_moments: Floats | None, matrices: int, columns: int) -> Floats:
