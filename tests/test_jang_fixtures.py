@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 from jang_format import ModelDirectory, decode_floats, dequantize, read_directory
+from jang_runtime import ModelError
+from jang_runtime._loading import load_model
 from jang_runtime.architecture import build_model, sanitize
 
 OURS = Path(__file__).parent / "data"
@@ -112,6 +114,29 @@ def test_a_directory_of_ours_gives_the_logits_of_numpy_in_float64(name: str) -> 
     found = float32_logits(read_directory(OURS / name), expected["ids"])
     # They are rounded to five digits; 3.7e-5 was the largest difference.
     np.testing.assert_allclose(found, expected["logits"], rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", sorted(path.parent.name for path in OURS.glob("*/config.json")))
+def test_a_directory_of_ours_runs_as_it_is(name: str) -> None:
+    directory = read_directory(OURS / name)
+    expected = json.loads((OURS / name / "expected.json").read_text())
+    if name == "blocks-of-separate-experts":
+        # Blocks of 32 and of several widths, as no program has written them for long.
+        with pytest.raises(ModelError, match="found an old form of blocks, expected blocks of 64"):
+            load_model(directory, directory.config, "cpu")
+        return
+    model: Any = load_model(directory, directory.config, "cpu")
+    found = np.array(model(mx.array([expected["ids"]]))[0])
+    np.testing.assert_allclose(found, expected["logits"], rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", published("v*"))
+def test_a_published_directory_runs_as_it_is(name: str) -> None:
+    directory = read_directory(PUBLISHED / name)
+    model: Any = load_model(directory, directory.config, "cpu")
+    found = np.array(model(mx.array([IDS]))[0])
+    expected = float32_logits(directory, IDS)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
 
 
 def test_our_directories_have_the_widths_groups_and_dtypes_that_there_are() -> None:

@@ -273,6 +273,6 @@ def test_a_directory_that_is_no_model_is_refused_in_one_line(
     (tmp_path / "broken" / "model.safetensors").write_bytes(
         (tiny_source / "model.safetensors").read_bytes()
     )
-    with pytest.raises(ModelError, match="mlx-lm cannot load it") as caught:
+    with pytest.raises(ModelError, match="mlx-lm cannot build it") as caught:
         Engine(tmp_path / "broken")
     assert "\n" not in str(caught.value)

@@ -3,18 +3,17 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, cast
 
-import mlx.core as mx
 import mlx.nn as nn
 
-from jang_format import MLX_LAYOUT, JangFormatError, read_directory, summarize
+from jang_format import JangFormatError, read_directory, summarize
+from jang_runtime._backend import Backend, detect_backend
 from jang_runtime._errors import ModelError
+from jang_runtime._loading import load_model
 
 if TYPE_CHECKING:
     from mlx_lm.tokenizer_utils import TokenizerWrapper
-
-Backend = Literal["metal", "cuda", "cpu"]
 
 
 @dataclass(frozen=True)
@@ -44,52 +43,37 @@ class LoadedModel:
     info: ModelInfo
 
 
-def detect_backend() -> Backend:
-    """The backend that MLX computes on in this process."""
-    if mx.default_device() == mx.Device(mx.cpu):
-        return "cpu"
-    return "metal" if mx.metal.is_available() else "cuda"
-
-
 def load(path: Path, name: str | None = None) -> LoadedModel:
-    """Load a model directory; quantized weights stay packed.
-
-    On the CPU backend scales and activations are float32: MLX's reduced-precision CPU products
-    are a few per cent off.
+    """Load a model directory of either layout; quantized weights stay packed.
 
     Raises:
         ModelError: If the directory is no model that can be run.
     """
-    from mlx_lm import utils  # two seconds, which `--help` should not take
+    from mlx_lm.utils import load_config  # two seconds, which `--help` should not take
 
+    backend = detect_backend()
     try:
         directory = read_directory(path)
-        if directory.layout is not MLX_LAYOUT:
-            raise ModelError(
-                f"{path}: found block layout, expected MLX layout; "
-                f"jang-format convert {path} OUT --layout mlx makes it"
-            )
         summary = summarize(directory)
-        model, config = utils.load_model(path, lazy=True)
-        tokenizer = utils.load_tokenizer(path, eos_token_ids=config.get("eos_token_id"))
+        config = load_config(path)
+        # A config that does not say is one of an old or recurrent model; 2048 was usual.
+        context_length = _size(config, "max_position_embeddings", 2048)
+        vocabulary_size = _size(config, "vocab_size", 0)
+        model = load_model(directory, config, backend)
+        tokenizer = _load_tokenizer(path, config)
     except JangFormatError as error:
         raise ModelError(str(error)) from error
     except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ModelError(f"{path}: mlx-lm cannot load it ({reason})") from error
-    backend = detect_backend()
-    if backend == "cpu":
-        model.set_dtype(mx.float32)
-    mx.eval(model.parameters())  # pyright: ignore[reportUnknownMemberType] - open in mlx's stubs
-    source = cast(Mapping[str, Any], directory.manifest.get("source_model") or {})
+        raise ModelError(f"{path}: mlx-lm cannot load it ({_reason(error)})") from error
+    source = _section(directory.manifest, "source_model")
     info = ModelInfo(
         name=name or path.resolve().name,
         architecture=summary.architecture,
         profile=summary.profile if summary.profile != "-" else "",
         bits_per_weight=summary.bits_per_weight,
         weight_bytes=summary.weight_bytes,
-        context_length=_context_length(config),
-        vocabulary_size=_vocabulary_size(config, tokenizer),
+        context_length=context_length,
+        vocabulary_size=vocabulary_size or len(tokenizer),
         eos_token_ids=tuple(sorted(tokenizer.eos_token_ids)),
         has_chat_template=tokenizer.has_chat_template,
         source_name=str(source.get("name") or ""),
@@ -99,16 +83,30 @@ def load(path: Path, name: str | None = None) -> LoadedModel:
     return LoadedModel(model=model, tokenizer=tokenizer, info=info)
 
 
-def _text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The part of a config that describes the language model."""
-    inner = config.get("text_config")
-    return cast(Mapping[str, Any], inner) if isinstance(inner, dict) else config
+def _load_tokenizer(path: Path, config: Mapping[str, Any]) -> "TokenizerWrapper":
+    from mlx_lm.utils import load_tokenizer
+
+    try:
+        return load_tokenizer(path, eos_token_ids=config.get("eos_token_id"))
+    except Exception as error:  # transformers has errors of many families
+        raise ModelError(f"{path}: no tokenizer can be made of it ({_reason(error)})") from error
 
 
-def _context_length(config: Mapping[str, Any]) -> int:
-    # A config that does not say is one of an old or recurrent model; 2048 was usual.
-    return int(_text_config(config).get("max_position_embeddings") or 2048)
+def _reason(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
-def _vocabulary_size(config: Mapping[str, Any], tokenizer: "TokenizerWrapper") -> int:
-    return int(_text_config(config).get("vocab_size") or len(tokenizer))
+def _section(content: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    """An object inside a description; empty where something else stands there."""
+    found = content.get(key)
+    return cast(Mapping[str, Any], found) if isinstance(found, dict) else {}
+
+
+def _size(config: Mapping[str, Any], key: str, otherwise: int) -> int:
+    """A size of the language model, which vision models describe in a section of their own."""
+    found = (_section(config, "text_config") or config).get(key)
+    if found is None:
+        return otherwise
+    if type(found) is not int or found < 1:
+        raise ModelError(f"config.json: {key}: found {found!r}, expected 1 or more")
+    return found

@@ -1,0 +1,93 @@
+"""The model of a directory: mlx-lm's classes, quantized modules in place, weights packed.
+
+Tensors are read when they are evaluated, and quantized ones are never expanded. Modules of one
+width are MLX's own; blocks of several widths have modules of ours.
+"""
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from jang_format import BLOCK_LAYOUT, ModelDirectory
+from jang_runtime import architecture
+from jang_runtime._backend import Backend
+from jang_runtime._blocks.loading import place_blocks
+from jang_runtime._errors import ModelError
+from jang_runtime._native import cpu_kernels
+
+Weights = dict[str, mx.array]
+
+
+def load_model(directory: ModelDirectory, config: Mapping[str, Any], backend: Backend) -> nn.Module:
+    """The model of a directory, weights in memory and ready to run.
+
+    On the CPU, parameters that are not quantized become float32 (MLX's sums of 16-bit numbers are
+    too coarse there), and so do scales and biases where no kernels of ours read them as they are.
+
+    Raises:
+        ModelError: If tensors, config and the architecture do not fit each other.
+    """
+    _refuse_foreign(config)
+    model = architecture.build_model(config)
+    files = [directory.path / name for name in directory.weight_files]
+    weights = architecture.read_weights(files)
+    if directory.layout is BLOCK_LAYOUT:
+        weights, quantization = place_blocks(model, directory, weights, backend)
+    else:
+        weights, quantization = architecture.sanitize(model, weights), config.get("quantization")
+    if quantization is not None:
+        _place_quantized(model, quantization, weights)
+    if backend == "cpu":
+        weights = _for_the_cpu(weights)
+    model.eval()
+    model.load_weights(list(weights.items()))
+    mx.eval(model.parameters())  # pyright: ignore[reportUnknownMemberType] - open in mlx's stubs
+    return model
+
+
+def _refuse_foreign(config: Mapping[str, Any]) -> None:
+    """Refuse what mlx-lm would run or expand on loading: programs, and formats of others."""
+    if config.get("model_file") is not None:
+        raise ModelError("config.json: model_file: found a program, expected none")
+    inner = config.get("text_config")
+    sections = [config, *([cast(Mapping[str, Any], inner)] if isinstance(inner, dict) else [])]
+    if "quantization" not in config and any("quantization_config" in each for each in sections):
+        raise ModelError(
+            "config.json: quantization_config: found a format of other programs, expected "
+            "`quantization`; jang-quant convert makes a directory that has it"
+        )
+
+
+def _place_quantized(model: nn.Module, quantization: object, weights: Weights) -> None:
+    """Put MLX's quantized modules where the config or the tensors say, as stock mlx-lm does."""
+    from mlx_lm.utils import infer_quant_config  # two seconds, which `--help` should not take
+
+    if not isinstance(quantization, dict):
+        raise ModelError(f"config.json: quantization: found {quantization!r}, expected an object")
+    entries = cast(dict[str, Any], quantization)
+
+    def choose(path: str, module: nn.Module) -> Any:
+        if path in entries:
+            return entries[path]
+        if not hasattr(module, "to_quantized") or f"{path}.scales" not in weights:
+            return False
+        return infer_quant_config(path, module, weights)
+
+    cast(Any, nn).quantize(model, class_predicate=choose)  # its type is open in mlx's stubs
+
+
+def _for_the_cpu(weights: Weights) -> Weights:
+    """The weights with floating numbers in float32, but those that kernels of ours read as stored.
+
+    Companions of blocks stay as they are; MLX's scales and biases do if the extension is there.
+    """
+    as_stored = {".qweight"} if cpu_kernels() is None else {".qweight", ".scales"}
+    return {
+        name: array.astype(mx.float32)
+        if mx.issubdtype(array.dtype, mx.floating)
+        and not any(name.rpartition(".")[0] + marker in weights for marker in as_stored)
+        else array
+        for name, array in weights.items()
+    }

@@ -1,0 +1,12 @@
+"""The compiled CPU kernels of jang-runtime, where they were built."""
+
+import importlib
+import importlib.util
+from types import ModuleType
+
+
+def cpu_kernels() -> ModuleType | None:
+    """The compiled extension `jang_cpu`; None where it was not built."""
+    if importlib.util.find_spec("jang_cpu") is None:
+        return None
+    return importlib.import_module("jang_cpu")

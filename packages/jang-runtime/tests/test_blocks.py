@@ -1,0 +1,182 @@
+"""Matrices whose blocks have their own widths: every way to compute with them against numpy."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from mlx_lm.models.mla import MultiLinear
+from mlx_lm.models.switch_layers import SwitchLinear
+from numpy.typing import NDArray
+
+from jang_format import BIT_WIDTHS, assemble_blocks, block_arrays, dequantize
+from jang_runtime import ModelError
+from jang_runtime._blocks.matrices import BlockMatrices, BlockOperations, block_matrices
+from jang_runtime._blocks.modules import BLOCK_MODULES
+from jang_runtime._blocks.native import NativeOperations
+from jang_runtime._blocks.plain import PlainOperations
+from jang_runtime._native import cpu_kernels
+
+
+@dataclass(frozen=True)
+class Example:
+    """Matrices, and what they stand for, float32 `[matrices, out, in]`."""
+
+    matrices: BlockMatrices
+    values: NDArray[np.float32]
+
+
+def example(seed: int, matrices: int, out: int, columns: int) -> Example:
+    """Random blocks of all widths."""
+    random = np.random.default_rng(seed)
+    by_block = (matrices, out, -(-columns // 64))
+    bit_map = random.choice(np.array(BIT_WIDTHS, dtype=np.uint8), by_block)
+    codes = random.integers(0, 256, (matrices, out, columns), dtype=np.uint8)
+    codes >>= (8 - np.repeat(bit_map, 64, axis=-1)[..., :columns]).astype(np.uint8)
+    scales = random.normal(0, 0.1, by_block).astype(np.float32)
+    zeros = random.uniform(-4, 40, by_block).astype(np.float32)
+    tensor = assemble_blocks(codes, scales, zeros, bit_map)
+    arrays = block_arrays(tensor)
+    placed = block_matrices(
+        {part: mx.array(array) for part, array in arrays.items() if part != "shape"},
+        bit_map.reshape(-1),
+        tensor.shape,
+    )
+    return Example(placed, dequantize(tensor))
+
+
+def native(matrices: BlockMatrices) -> BlockOperations:
+    kernels = cpu_kernels()
+    assert kernels is not None
+    return NativeOperations(matrices, kernels)
+
+
+without_extension = pytest.mark.skipif(
+    cpu_kernels() is None, reason="the compiled extension is not built here"
+)
+WAYS = [
+    pytest.param(PlainOperations, id="plain"),
+    pytest.param(native, id="native", marks=without_extension),
+]
+Operations = Callable[[BlockMatrices], BlockOperations]
+shapes = st.tuples(st.integers(1, 4), st.integers(1, 9), st.integers(1, 200))
+seeds = st.integers(0, 2**32 - 1)
+
+
+def close(found: mx.array, x: NDArray[np.float32], values: NDArray[np.float32], how: str) -> None:
+    """Found are the sums that `np.einsum` takes, but for what rounding each term once changes."""
+    expected = np.einsum(how, x.astype(np.float64), values.astype(np.float64))
+    magnitude = np.einsum(how, np.abs(x, dtype=np.float64), np.abs(values, dtype=np.float64))
+    assert found.shape == expected.shape
+    assert (np.abs(np.array(found) - expected) <= 2e-6 * magnitude).all()
+
+
+@pytest.mark.parametrize("operations", WAYS)
+@settings(max_examples=40, deadline=None)
+@given(seed=seeds, shape=shapes, data=st.data())
+def test_rows_are_the_values_of_the_format_to_the_last_bit(
+    operations: Operations, seed: int, shape: tuple[int, int, int], data: st.DataObject
+) -> None:
+    made = example(seed, *shape)
+    total = shape[0] * shape[1]
+    rows = data.draw(st.lists(st.integers(0, total - 1), min_size=1, max_size=12))
+    found = operations(made.matrices).rows(mx.array(rows, mx.uint32), mx.float32)
+    np.testing.assert_array_equal(np.array(found), made.values.reshape(total, -1)[rows])
+
+
+@pytest.mark.parametrize("operations", WAYS)
+@settings(max_examples=40, deadline=None)
+@given(seed=seeds, shape=shapes, count=st.integers(1, 20))
+def test_vectors_and_matrices_times_blocks_are_what_numpy_multiplies(
+    operations: Operations, seed: int, shape: tuple[int, int, int], count: int
+) -> None:
+    made = example(seed, 1, *shape[1:])
+    x = np.random.default_rng(seed).normal(size=(1, count, shape[2])).astype(np.float32)
+    found = operations(made.matrices).linear(mx.array(x))
+    close(found, x, made.values[0], "bnk,ok->bno")
+
+
+@pytest.mark.parametrize("operations", WAYS)
+@settings(max_examples=40, deadline=None)
+@given(seed=seeds, shape=shapes, rows=st.integers(1, 7), share=st.integers(1, 3))
+def test_each_row_is_multiplied_by_the_matrix_that_is_chosen_for_it(
+    operations: Operations, seed: int, shape: tuple[int, int, int], rows: int, share: int
+) -> None:
+    made = example(seed, *shape)
+    random = np.random.default_rng(seed)
+    x = random.normal(size=(rows, shape[2])).astype(np.float32)
+    indices = random.integers(0, shape[0], rows * share).astype(np.uint32)
+    found = operations(made.matrices).gather_linear(mx.array(x), mx.array(indices))
+    close(found, np.repeat(x, share, axis=0), made.values[indices], "nk,nok->no")
+
+
+def test_a_matrix_of_four_gigabytes_is_refused() -> None:
+    widths = np.broadcast_to(np.uint8(8), (2**26,))
+    arrays = dict.fromkeys(
+        ("qweight", "scales", "zeros", "bit_map", "block_offsets"), mx.zeros((1,))
+    )
+    with pytest.raises(ModelError, match="found a matrix of 4294967296 bytes, expected below"):
+        block_matrices(arrays, widths, (2**20, 64 * 64))
+
+
+def block_module(module: nn.Module, made: Example) -> Any:
+    operations = PlainOperations(made.matrices)
+    return BLOCK_MODULES[type(module)](made.matrices, operations, mx.float32, module.get("bias"))
+
+
+def random_like(*shape: int) -> mx.array:
+    return mx.random.normal(shape, key=mx.random.key(len(shape)))
+
+
+@pytest.mark.parametrize(
+    ("module", "calls"),
+    [
+        (
+            nn.Linear(70, 9),
+            [lambda m: m(random_like(2, 3, 70)), lambda m: m(random_like(70))],
+        ),
+        (
+            nn.Embedding(9, 70),
+            [lambda m: m(mx.array([[0, 8, 3]])), lambda m: m.as_linear(random_like(1, 2, 70))],
+        ),
+        (
+            SwitchLinear(70, 9, 4, bias=True),
+            [
+                # As SwitchGLU calls them: a token's row for its experts, rows sorted by expert,
+                # and the down projection with a row for each expert.
+                lambda m: m(random_like(1, 3, 1, 1, 70), mx.array([[[0, 3], [1, 1], [2, 0]]])),
+                lambda m: m(random_like(4, 1, 70), mx.array([0, 1, 1, 3]), sorted_indices=True),
+                lambda m: m(random_like(1, 3, 2, 1, 70), mx.array([[[0, 3], [1, 1], [2, 0]]])),
+                lambda m: m(random_like(2, 5, 70), mx.array([3, 1])),
+            ],
+        ),
+        (
+            MultiLinear(70, 9, 4),
+            [
+                lambda m: m(random_like(2, 4, 3, 70)),
+                lambda m: m(random_like(2, 1, 3, 70)),
+                lambda m: m(random_like(2, 1, 3, 9), transpose=False),
+                lambda m: m(random_like(2, 4, 1, 9), transpose=False),
+            ],
+        ),
+    ],
+    ids=["linear", "embedding", "experts", "heads"],
+)
+def test_a_block_module_is_called_like_the_one_that_it_replaces(
+    module: nn.Module, calls: list[Callable[[Any], mx.array]]
+) -> None:
+    made = example(11, 4 if module["weight"].ndim == 3 else 1, 9, 70)
+    module["weight"] = mx.array(made.values.reshape(module["weight"].shape))
+    if "bias" in module:
+        module["bias"] = random_like(*module["bias"].shape)
+    ours = block_module(module, made)
+    for call in calls:
+        expected = call(module)
+        found = call(ours)
+        assert (found.shape, found.dtype) == (expected.shape, mx.float32)
+        np.testing.assert_allclose(np.array(found), np.array(expected), rtol=0, atol=1e-4)
