@@ -21,7 +21,7 @@ Weights = dict[str, mx.array]
 
 
 def load_model(directory: ModelDirectory, config: Mapping[str, Any], backend: Backend) -> nn.Module:
-    """The model of a directory, weights in memory and ready to run.
+    """The model of a directory, ready to run; weights are read when they are evaluated.
 
     On the CPU, parameters that are not quantized become float32 (MLX's sums of 16-bit numbers are
     too coarse there), and so do scales and biases where no kernels of ours read them as they are.
@@ -43,7 +43,6 @@ def load_model(directory: ModelDirectory, config: Mapping[str, Any], backend: Ba
         weights = _for_the_cpu(weights)
     model.eval()
     model.load_weights(list(weights.items()))
-    mx.eval(model.parameters())  # pyright: ignore[reportUnknownMemberType] - open in mlx's stubs
     return model
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+import mlx.core as mx
 import mlx.nn as nn
 
 from jang_format import JangFormatError, read_directory, summarize
@@ -60,7 +61,9 @@ def load(path: Path, name: str | None = None) -> LoadedModel:
         context_length = _size(config, "max_position_embeddings", 2048)
         vocabulary_size = _size(config, "vocab_size", 0)
         model = load_model(directory, config, backend)
+        # Before the weights are read, for it takes memory for a moment.
         tokenizer = _load_tokenizer(path, config)
+        mx.eval(model.parameters())  # pyright: ignore[reportUnknownMemberType] - open in the stubs
     except JangFormatError as error:
         raise ModelError(str(error)) from error
     except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
