@@ -6,11 +6,11 @@ import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
-from pathlib import Path
 from typing import Final
 
 from conversion.models import Model
 from conversion.programs import Program
+from jang_runtime._bench_conditions import processor
 
 # The bound that conversions of ours are held to.
 _MODULES_IN_MEMORY: Final = 3
@@ -134,16 +134,6 @@ def page(rows: Sequence[Row], models: Sequence[Model], command: str, commit: str
         *(f"| {' | '.join(row.cells())} |" for row in rows),
     ]
     return "\n".join(lines) + "\n" + EXPLANATION
-
-
-def processor() -> str:
-    """The processor's name."""
-    try:
-        text = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = (line.partition(":")[2].strip() for line in text.splitlines() if "model name" in line)
-    return next(names, platform.machine())
 
 
 def _megabytes(nbytes: int) -> str:

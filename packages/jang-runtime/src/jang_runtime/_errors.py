@@ -6,7 +6,8 @@ JangRuntimeError
 ├── GenerationError         a request failed inside the engine, alone
 ├── EngineStoppedError      the engine has ended and takes no more requests
 ├── ListenError             the server cannot listen where it was asked to
-└── ServerError             a server answered a client of ours with an error, or not at all
+├── ServerError             a server answered a client of ours with an error, or not at all
+└── BenchError              a program that was to be measured failed
 """
 
 
@@ -46,3 +47,7 @@ class ListenError(JangRuntimeError):
 
 class ServerError(JangRuntimeError):
     """A server answered a client of ours with an error, or not at all."""
+
+
+class BenchError(JangRuntimeError):
+    """A program that was to be measured failed."""

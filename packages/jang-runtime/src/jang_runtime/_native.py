@@ -10,3 +10,8 @@ def cpu_kernels() -> ModuleType | None:
     if importlib.util.find_spec("jang_cpu") is None:
         return None
     return importlib.import_module("jang_cpu")
+
+
+def cpu_kernels_description() -> str:
+    """Which kernels compute quantized layers on the CPU, in a few words for people."""
+    return "MLX's own" if cpu_kernels() is None else "compiled"

@@ -7,11 +7,14 @@ import sys
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-from jang_format.terminal import user_errors
+from jang_format.terminal import count_progress, plain_console, print_json, user_errors
+from jang_runtime._bench import bench, ours, stock_mlx_lm
+from jang_runtime._bench_report import table
+from jang_runtime._bench_task import BenchOptions
 from jang_runtime._engine import Engine
 from jang_runtime._errors import InvalidRequestError, JangRuntimeError, ListenError
 from jang_runtime._requests import GenerationRequest, Sampling, Stopping
@@ -40,14 +43,25 @@ SeedOption = Annotated[
 ]
 
 
-@contextmanager
-def open_engine(path: Path) -> Generator[Engine]:
-    """Load a model, saying so on stderr."""
+Opponent = Literal["mlx-lm"]
+
+
+def refuse_missing(path: Path) -> None:
+    """Refuse a MODEL that is no directory.
+
+    Raises:
+        InvalidRequestError: If so.
+    """
     if not path.is_dir():
         raise InvalidRequestError(
             "MODEL", repr(str(path)), "a model directory; `jang-quant convert` makes one"
         )
-    quiet_libraries()
+
+
+@contextmanager
+def open_engine(path: Path) -> Generator[Engine]:
+    """Load a model, saying so on stderr."""
+    refuse_missing(path)
     quiet_libraries()
     with Engine(path) as engine:
         info = engine.info
@@ -137,6 +151,58 @@ def serve(
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
         with open_engine(model) as engine:
             asyncio.run(serve_engine(engine, listen, _announce))
+
+
+@app.command("bench", epilog="Example: jang-runtime bench ./smollm2-4M --against mlx-lm")
+def bench_command(
+    model: ModelArgument,
+    prompt_tokens: Annotated[
+        str, typer.Option("--prompt-tokens", help="Lengths of the prompts to process.")
+    ] = "128,512",
+    decode_tokens: Annotated[
+        int, typer.Option("--decode-tokens", min=2, help="Tokens that each request generates.")
+    ] = 64,
+    batch: Annotated[
+        str, typer.Option("--batch", help="How many requests to decode at a time.")
+    ] = "1,4,16",
+    runs: Annotated[int, typer.Option("--runs", min=1, help="Processes of each program.")] = 3,
+    threads: Annotated[
+        int | None, typer.Option("--threads", min=1, help="Of each program, on the CPU.")
+    ] = None,
+    against: Annotated[
+        Opponent | None, typer.Option("--against", help="Measure this program too, in turn.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Measure load time, speed and memory of a model."""
+    with user_errors(JangRuntimeError):
+        refuse_missing(model)
+        options = BenchOptions(
+            prompt_tokens=numbers("--prompt-tokens", prompt_tokens),
+            decode_tokens=decode_tokens,
+            batches=numbers("--batch", batch),
+            runs=runs,
+            threads=threads,
+        )
+        contenders = [ours(model), *(stock_mlx_lm(model) if against == "mlx-lm" else [])]
+        with count_progress("runs") as show:
+            record = bench(model, contenders, options, show)
+        if as_json:
+            print_json(record.as_json())
+        else:
+            plain_console().print(table(record))
+
+
+def numbers(option: str, text: str) -> tuple[int, ...]:
+    """Positive numbers with commas between them.
+
+    Raises:
+        InvalidRequestError: If it is something else.
+    """
+    parts = text.split(",")
+    if not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
+        raise InvalidRequestError(option, repr(text), "positive numbers such as 128,512")
+    return tuple(int(part) for part in parts)
 
 
 def _announce(address: str) -> None:
