@@ -1,12 +1,9 @@
 """The engine on a real, tiny model: what requests get, and how they end."""
 
 import threading
-import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any
 
 import pytest
 
@@ -29,8 +26,6 @@ from jang_runtime import (
     TextPrompt,
     TokenPrompt,
 )
-from jang_runtime._generation import generate
-from jang_runtime._model import load
 from jang_runtime.terminal import stream_events
 
 
@@ -135,38 +130,6 @@ def test_cancelling_stops_the_generation_and_the_next_request_is_served(engine: 
     assert last.reason is FinishReason.CANCELLED
     assert last.completion_tokens < 500
     assert run(engine, stopping=Stopping(max_tokens=2))[2].reason is FinishReason.MAX_TOKENS
-
-
-class CountingModel:
-    """A model that counts the tokens that it is given."""
-
-    def __init__(self, model: Any) -> None:
-        self.model = model
-        self.tokens = 0
-
-    def __call__(self, tokens: Any, **more: Any) -> Any:
-        self.tokens += tokens.size
-        return self.model(tokens, **more)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.model, name)
-
-
-def test_cancelling_stops_a_long_prompt_before_its_end(tiny_model: Path) -> None:
-    loaded = load(tiny_model)
-    counting = CountingModel(loaded.model)
-    request = GenerationRequest(TokenPrompt((9,) * 500), stopping=Stopping(max_tokens=1))
-    events = list(
-        generate(
-            replace(loaded, model=counting),  # type: ignore[arg-type]
-            request,
-            is_cancelled=lambda: counting.tokens > 40,
-            arrived=time.monotonic(),
-        )
-    )
-    assert isinstance(events[-1], Finished)
-    assert (events[-1].reason, len(events)) == (FinishReason.CANCELLED, 2)
-    assert counting.tokens < 100
 
 
 @pytest.mark.parametrize(

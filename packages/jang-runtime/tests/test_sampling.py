@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jang_runtime import Sampling
-from jang_runtime._sampling import make_sampler, restrict
+from jang_runtime._sampling import make_chooser, most_likely, restrict
 
 
 def allowed_tokens(probabilities: list[float], sampling: Sampling) -> set[int]:
@@ -35,15 +35,17 @@ def test_top_k_top_p_and_min_p_keep_the_tokens_they_say(
 ) -> None:
     probabilities = [weight / sum(weights) for weight in weights]
     sampling = Sampling(temperature=1.0, top_k=top_k, top_p=top_p, min_p=min_p)
-    logits = restrict(mx.log(mx.array([probabilities])), sampling)
-    kept = {i for i, logit in enumerate(np.array(logits)[0]) if logit > -np.inf}
+    ids, logits = most_likely(mx.log(mx.array([probabilities])), sampling.top_k)
+    logits = restrict(logits, sampling)
+    names = range(8) if ids is None else np.array(ids)[0]
+    kept = {i for i, logit in zip(names, np.array(logits)[0], strict=True) if logit > -np.inf}
     assert kept == allowed_tokens(probabilities, sampling)
 
 
 def draws(sampling: Sampling, probabilities: list[float], count: int) -> list[int]:
-    sample = make_sampler(sampling)
+    chooser = make_chooser(sampling)
     logprobs = mx.log(mx.array([probabilities]))
-    return [int(sample(logprobs).item()) for _ in range(count)]
+    return [int(chooser.choose(logprobs, None, index).item()) for index in range(count)]
 
 
 def test_temperature_zero_takes_the_most_likely_token() -> None:

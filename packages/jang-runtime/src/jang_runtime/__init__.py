@@ -6,8 +6,9 @@ their own.
 
 # Before anything imports MLX.
 import jang_runtime.blas  # noqa: F401 # pyright: ignore[reportUnusedImport]
+from jang_runtime._caches import KVQuantization
 from jang_runtime._client import Client
-from jang_runtime._engine import Engine, Ticket
+from jang_runtime._engine import Engine
 from jang_runtime._errors import (
     EngineStoppedError,
     GenerationError,
@@ -17,18 +18,36 @@ from jang_runtime._errors import (
     ModelError,
     ServerError,
 )
-from jang_runtime._events import Delta, Event, Failed, Finished, FinishReason, Started, Timings
+from jang_runtime._events import (
+    Delta,
+    Event,
+    Failed,
+    Finished,
+    FinishReason,
+    Logits,
+    PromptLogprobs,
+    Score,
+    Started,
+    Timings,
+    TokenLogprobs,
+)
 from jang_runtime._model import ModelInfo
 from jang_runtime._requests import (
     ChatMessage,
     ChatPrompt,
     GenerationRequest,
+    LogitsRequest,
+    Logprobs,
     Sampling,
+    ScoreRequest,
     Stopping,
     TextPrompt,
     TokenPrompt,
 )
+from jang_runtime._scheduler import EngineOptions
 from jang_runtime._server import serve, start_server
+from jang_runtime._statistics import EngineStatistics
+from jang_runtime._tickets import Ticket
 
 __version__ = "0.1.0"
 
@@ -38,6 +57,8 @@ __all__ = [
     "Client",
     "Delta",
     "Engine",
+    "EngineOptions",
+    "EngineStatistics",
     "EngineStoppedError",
     "Event",
     "Failed",
@@ -47,16 +68,24 @@ __all__ = [
     "GenerationRequest",
     "InvalidRequestError",
     "JangRuntimeError",
+    "KVQuantization",
     "ListenError",
+    "Logits",
+    "LogitsRequest",
+    "Logprobs",
     "ModelError",
     "ModelInfo",
+    "PromptLogprobs",
     "Sampling",
+    "Score",
+    "ScoreRequest",
     "ServerError",
     "Started",
     "Stopping",
     "TextPrompt",
     "Ticket",
     "Timings",
+    "TokenLogprobs",
     "TokenPrompt",
     "__version__",
     "serve",

@@ -23,6 +23,7 @@ from jang_runtime._events import Event, Failed, Finished
 from jang_runtime._memory import resident_peak
 from jang_runtime._native import cpu_kernels_description
 from jang_runtime._requests import GenerationRequest, Stopping, TokenPrompt
+from jang_runtime._scheduler import EngineOptions
 from jang_runtime.blas import blas_in_use
 from jang_runtime.terminal import quiet_libraries
 
@@ -76,7 +77,9 @@ def run(task: dict[str, Any]) -> RunTimes:
         JangRuntimeError: If the model or a request is refused.
     """
     begun = time.monotonic()
-    with Engine(Path(task["model"])) as engine:
+    # What one step leaves must not help the next.
+    options = EngineOptions(prefix_cache_bytes=0)
+    with Engine(Path(task["model"]), options=options) as engine:
         load = time.monotonic() - begun
         start = time.time() - task["began"]
         steps = tuple(take_step(engine, step) for step in steps_from_json(task["steps"]))

@@ -1,58 +1,26 @@
 """The engine: one thread that owns every MLX object of a model.
 
 Callers submit requests from any thread and receive events through a function that the engine's
-thread calls; it has to hand them on (to a queue, to an event loop) and return at once. Requests
-are served in the order in which they come, one at a time.
+thread calls; it has to hand them on (to a queue, to an event loop) and return at once.
 """
 
-import logging
 import threading
-import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
+from typing import TypeAlias
 
 import mlx.core as mx
 
-from jang_runtime._errors import (
-    EngineStoppedError,
-    GenerationError,
-    InvalidRequestError,
-    JangRuntimeError,
-)
-from jang_runtime._events import Event, Failed
-from jang_runtime._generation import generate
-from jang_runtime._model import LoadedModel, ModelInfo, load
-from jang_runtime._requests import GenerationRequest
+from jang_runtime._errors import EngineStoppedError, GenerationError, JangRuntimeError
+from jang_runtime._model import ModelInfo, load
+from jang_runtime._requests import Request
+from jang_runtime._scheduler import EngineOptions, Scheduler
+from jang_runtime._statistics import EngineStatistics
+from jang_runtime._tickets import Listener, Ticket
 
-_log = logging.getLogger("jang_runtime")
-
-Listener = Callable[[Event], None]
-
-
-@dataclass(frozen=True)
-class Ticket:
-    """A submitted request.
-
-    Attributes:
-        request: What was asked.
-        listener: Receives the events, in the engine's thread.
-        arrived: `time.monotonic()` of the submission.
-    """
-
-    request: GenerationRequest
-    listener: Listener
-    arrived: float
-    _cancelled: threading.Event = field(default_factory=threading.Event)
-
-    def cancel(self) -> None:
-        """Stop the request at its next step; no effect once it has ended."""
-        self._cancelled.set()
-
-    def is_cancelled(self) -> bool:
-        """Whether `cancel` was called."""
-        return self._cancelled.is_set()
+# None ends the thread; a function is called in it.
+_Command: TypeAlias = Ticket | Callable[[Scheduler], None] | None
 
 
 class Engine:
@@ -61,21 +29,27 @@ class Engine:
     Args:
         path: The model's directory.
         name: The model's name; the directory's if None.
+        options: How it runs requests; the defaults if None.
 
     Raises:
-        ModelError: If the directory is no model that can be run.
+        ModelError: If the directory is no model that can be run, or not with these options.
+        InvalidRequestError: If an option is out of range.
     """
 
-    def __init__(self, path: Path, name: str | None = None) -> None:
-        # None ends the thread.
-        self._requests: SimpleQueue[Ticket | None] = SimpleQueue()
+    def __init__(
+        self, path: Path, name: str | None = None, options: EngineOptions | None = None
+    ) -> None:
+        self._commands: SimpleQueue[_Command] = SimpleQueue()
         self._loaded: SimpleQueue[ModelInfo | JangRuntimeError] = SimpleQueue()
         # Guards the moment between "no more requests" and the last look into the queue.
         self._closing = threading.Lock()
         self._closed = False
-        self._current: Ticket | None = None
+        self._statistics = EngineStatistics()
         self._thread = threading.Thread(
-            target=self._run, args=(path, name), name="jang-engine", daemon=True
+            target=self._run,
+            args=(path, name, options or EngineOptions()),
+            name="jang-engine",
+            daemon=True,
         )
         self._thread.start()
         outcome = self._loaded.get()
@@ -90,34 +64,72 @@ class Engine:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def submit(self, request: GenerationRequest, listener: Listener) -> Ticket:
+    @property
+    def is_alive(self) -> bool:
+        """Whether the engine takes requests."""
+        return not self._closed and self._thread.is_alive()
+
+    def join(self, timeout: float | None = None) -> bool:
+        """Wait until the engine has ended, by `close` or by a fault; whether it has.
+
+        Args:
+            timeout: Seconds to wait at most; None waits for as long as it takes.
+        """
+        self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    def statistics(self) -> EngineStatistics:
+        """What the engine has done and holds, as of its last step; from any thread."""
+        return self._statistics
+
+    def submit(self, request: Request, listener: Listener) -> Ticket:
         """Queue a request; `listener` gets its events, the last one `Finished` or `Failed`.
 
         Raises:
             EngineStoppedError: If the engine has ended.
         """
-        ticket = Ticket(request=request, listener=listener, arrived=time.monotonic())
+        ticket = Ticket(request=request, listener=listener)
+        self._command(ticket)
+        return ticket
+
+    def clear_prefix_cache(self) -> None:
+        """Forget what is kept of earlier requests, and wait until that is done.
+
+        Raises:
+            EngineStoppedError: If the engine has ended.
+        """
+        done = threading.Event()
+
+        def clear(scheduler: Scheduler) -> None:
+            scheduler.clear_prefix_cache()
+            self._statistics = scheduler.statistics()
+            done.set()
+
+        self._command(clear)
+        while not done.wait(0.1):
+            if not self._thread.is_alive() and not done.is_set():
+                raise EngineStoppedError("the engine has stopped")
+
+    def close(self) -> None:
+        """Cancel the requests under way and those that wait, and end the thread."""
+        with self._closing:
+            self._closed = True
+            self._commands.put(None)
+        self._thread.join()
+
+    def _command(self, command: _Command) -> None:
         with self._closing:
             if self._closed:
                 raise EngineStoppedError("the engine has stopped")
-            self._requests.put(ticket)
-        return ticket
+            self._commands.put(command)
 
-    def close(self) -> None:
-        """Cancel the request under way, fail those that wait, and end the thread."""
-        with self._closing:
-            self._closed = True
-            self._requests.put(None)
-            current = self._current
-        if current is not None:
-            current.cancel()
-        self._thread.join()
-
-    def _run(self, path: Path, name: str | None) -> None:
+    def _run(self, path: Path, name: str | None, options: EngineOptions) -> None:
         """The engine's thread."""
+        scheduler: Scheduler | None = None
         try:
             try:
                 loaded = load(path, name)
+                scheduler = Scheduler(loaded, options)
             except JangRuntimeError as error:
                 self._loaded.put(error)
                 return
@@ -125,38 +137,43 @@ class Engine:
             except BaseException as error:
                 self._loaded.put(GenerationError(f"loading {path} failed: {error!r}"))
                 raise
+            self._statistics = scheduler.statistics()
             self._loaded.put(loaded.info)
-            self._serve(loaded)
+            self._serve(scheduler)
         finally:
-            self._fail_waiting()
+            self._end(scheduler)
             # Without this a thread that used MLX can abort the process at exit.
             mx.clear_streams()
 
-    def _serve(self, loaded: LoadedModel) -> None:
-        while (ticket := self._requests.get()) is not None:
-            with self._closing:
-                self._current = ticket
-                if self._closed:
-                    ticket.cancel()
-            _answer(loaded, ticket)
-            self._current = None
+    def _serve(self, scheduler: Scheduler) -> None:
+        while True:
+            for command in self._new_commands(wait=scheduler.is_idle):
+                if command is None:
+                    scheduler.cancel_all()
+                    return
+                if isinstance(command, Ticket):
+                    scheduler.submit(command)
+                else:
+                    command(scheduler)
+            scheduler.step()
+            self._statistics = scheduler.statistics()
 
-    def _fail_waiting(self) -> None:
+    def _new_commands(self, wait: bool) -> list[_Command]:
+        commands: list[_Command] = [self._commands.get()] if wait else []
+        while True:
+            try:
+                commands.append(self._commands.get_nowait())
+            except Empty:
+                return commands
+
+    def _end(self, scheduler: Scheduler | None) -> None:
+        """Tell all that still wait, whether the engine was closed or its thread dies."""
+        error = EngineStoppedError("the engine has stopped")
         with self._closing:
             self._closed = True
-            while not self._requests.empty():
-                ticket = self._requests.get()
-                if ticket is not None:
-                    ticket.listener(Failed(EngineStoppedError("the engine has stopped")))
-
-
-def _answer(loaded: LoadedModel, ticket: Ticket) -> None:
-    """Serve one request; its errors are its own."""
-    try:
-        for event in generate(loaded, ticket.request, ticket.is_cancelled, ticket.arrived):
-            ticket.listener(event)
-    except InvalidRequestError as error:
-        ticket.listener(Failed(error))
-    except Exception as error:  # noqa: BLE001 - a request that fails fails alone
-        _log.exception("a request failed in the engine")
-        ticket.listener(Failed(GenerationError(f"generation failed: {error!r}")))
+        if scheduler is not None:
+            scheduler.stop(error)
+            self._statistics = scheduler.statistics()
+        for command in self._new_commands(wait=False):
+            if isinstance(command, Ticket):
+                command.fail(error)

@@ -1,211 +1,211 @@
 """One generation from request to text, in the thread that owns the model."""
 
 import time
-from collections.abc import Callable, Generator, Iterator
-from contextlib import closing
-from dataclasses import dataclass, field
-from typing import Final
+from collections.abc import Sequence
 
-import jinja2
 import mlx.core as mx
 
+from jang_runtime._batch import Row, Token
+from jang_runtime._caches import Caches, ForwardPass, new_caches
 from jang_runtime._errors import InvalidRequestError
-from jang_runtime._events import Delta, Event, Finished, FinishReason, Started, Timings
-from jang_runtime._model import LoadedModel
-from jang_runtime._requests import (
-    DEFAULT_MAX_TOKENS,
-    ChatPrompt,
-    GenerationRequest,
-    Prompt,
-    TextPrompt,
-    TokenPrompt,
-    check_request,
+from jang_runtime._events import (
+    Delta,
+    Finished,
+    FinishReason,
+    PromptLogprobs,
+    Started,
+    Timings,
+    TokenLogprobs,
 )
-from jang_runtime._sampling import make_sampler
+from jang_runtime._logprobs import measure, read
+from jang_runtime._model import LoadedModel
+from jang_runtime._prefill import Prefill
+from jang_runtime._prefix_cache import PrefixCache
+from jang_runtime._prompts import decode, tokenize
+from jang_runtime._requests import DEFAULT_MAX_TOKENS, GenerationRequest
+from jang_runtime._sampling import make_chooser
 from jang_runtime._text import Detokenizer, StopStrings
-
-# A request can be cancelled between steps of its prompt. On CPU a token takes about 0.1 s.
-_PREFILL_STEP: Final = {"cpu": 32, "metal": 2048, "cuda": 2048}
+from jang_runtime._tickets import Ticket
 
 
-class _CancelledError(Exception):
-    """Leaves the prompt's processing when the request was cancelled."""
-
-
-@dataclass
-class _Progress:
-    """What a generation has done so far."""
-
-    arrived: float
-    begun: float
-    prompt_tokens: int
-    first_token: float | None = None
-    completion_tokens: int = 0
-    unsent: list[int] = field(default_factory=list[int])
-
-    def finished(self, reason: FinishReason, matched_stop: str | int | None = None) -> Finished:
-        now = time.monotonic()
-        first_token = self.first_token or now
-        return Finished(
-            reason=reason,
-            matched_stop=matched_stop,
-            prompt_tokens=self.prompt_tokens,
-            completion_tokens=self.completion_tokens,
-            timings=Timings(
-                queue=self.begun - self.arrived,
-                prefill=first_token - self.begun,
-                decode=now - first_token,
-            ),
-        )
-
-    def delta(self, text: str) -> Delta:
-        ids, self.unsent = tuple(self.unsent), []
-        return Delta(text=text, token_ids=ids)
-
-
-def generate(
-    loaded: LoadedModel,
-    request: GenerationRequest,
-    is_cancelled: Callable[[], bool],
-    arrived: float,
-) -> Iterator[Event]:
-    """Yield the events of one request, computing each as it is asked for.
+class Generation:
+    """A request for text under way: its prompt is worked through, then tokens come to it.
 
     Args:
         loaded: The model; this is its thread.
-        request: What to generate.
-        is_cancelled: Asked between steps of the prompt and between tokens.
-        arrived: `time.monotonic()` at which the request came.
+        forward: The model's forward pass.
+        known: Caches of earlier texts.
+        ticket: Where the events go.
+        request: The ticket's.
 
     Raises:
         InvalidRequestError: If the request asks for what cannot be done.
     """
-    begun = time.monotonic()
-    info = loaded.info
-    check_request(request, info.vocabulary_size, info.context_length)
-    prompt = tokenize(loaded, request.prompt)
-    room = info.context_length - len(prompt)
-    if room < 1:
-        raise InvalidRequestError(
-            "prompt", f"{len(prompt)} tokens", f"fewer than the context's {info.context_length}"
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        forward: ForwardPass,
+        known: PrefixCache,
+        ticket: Ticket,
+        request: GenerationRequest,
+    ) -> None:
+        self.ticket = ticket
+        self._begun = time.monotonic()
+        self._first_token: float | None = None
+        self._loaded = loaded
+        self._forward = forward
+        self._known = known
+        self._request = request
+        prompt = tokenize(loaded, request.prompt)
+        room = loaded.info.context_length - len(prompt)
+        if room < 1:
+            expected = f"fewer than the context's {loaded.info.context_length}"
+            raise InvalidRequestError("prompt", f"{len(prompt)} tokens", expected)
+        self._prompt_length = len(prompt)
+        self.row = Row(
+            chooser=make_chooser(request.sampling),
+            top_logprobs=request.logprobs.output,
+            tokens=prompt,
+            outputs=0,
+            limit=min(request.stopping.max_tokens or DEFAULT_MAX_TOKENS, room),
+            cached=0,
         )
-    progress = _Progress(arrived=arrived, begun=begun, prompt_tokens=len(prompt))
-    yield Started(prompt_tokens=len(prompt))
-    with closing(_tokens(loaded, request, prompt, room, is_cancelled)) as tokens:
-        yield from _text_events(loaded, request, progress, tokens, is_cancelled)
+        self._prompt_logprobs: list[TokenLogprobs] = []
+        self._prompt_is_told = False
+        # Logits at a position are about the next token, so those of all of these are wanted.
+        wants_logits = request.logprobs.prompt is not None
+        hit = known.take(prompt, 0 if wants_logits else len(prompt) - 1)
+        caches, self._cached_prompt = hit or (new_caches(loaded.model), 0)
+        self._prefill = Prefill(
+            forward,
+            prompt[:-1],
+            caches,
+            done=self._cached_prompt,
+            wanted=0 if wants_logits else len(prompt),
+        )
+        stopping = request.stopping
+        self._eos = () if stopping.ignore_eos else loaded.info.eos_token_ids
+        self._detokenizer = Detokenizer(lambda ids: decode(loaded, ids))
+        self._stop_strings = StopStrings(stopping.stop_strings)
+        self._completion_tokens = 0
+        self._unsent: list[int] = []
+        self._unsent_logprobs: list[TokenLogprobs] = []
+        ticket.listener(Started(prompt_tokens=len(prompt)))
 
+    @property
+    def prompt_tokens(self) -> int:
+        """Tokens in the prompt."""
+        return self._prompt_length
 
-def tokenize(loaded: LoadedModel, prompt: Prompt) -> list[int]:
-    """The prompt's tokens.
+    @property
+    def cached_prompt_tokens(self) -> int:
+        """Tokens of the prompt that were known from earlier requests."""
+        return self._cached_prompt
 
-    Raises:
-        InvalidRequestError: If it has none, or the model's template refuses the conversation.
-    """
-    tokenizer = loaded.tokenizer
-    match prompt:
-        case TokenPrompt(ids):
-            return list(ids)
-        case TextPrompt(text, add_special_tokens):
-            ids = tokenizer.encode(text, add_special_tokens=add_special_tokens)
-            if not ids:
-                raise InvalidRequestError("prompt.text", "no tokens", "at least one")
-            return ids
-        case ChatPrompt(messages):
-            if not tokenizer.has_chat_template:
-                raise InvalidRequestError(
-                    "prompt.chat", "a conversation", "text: this model has no chat template"
-                )
-            turns = [{"role": turn.role, "content": turn.content} for turn in messages]
-            try:
-                return list(tokenizer.apply_chat_template(turns, add_generation_prompt=True))
-            except jinja2.TemplateError as error:
-                raise InvalidRequestError(
-                    "prompt.chat", f"{error}", "a conversation that the model's template accepts"
-                ) from error
+    def hand_over(self) -> Caches:
+        """The caches of all tokens but the last, once `is_ready`; they are kept here no longer."""
+        caches, self._prefill.caches = self._prefill.caches, []
+        return caches
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether the prompt is worked through, all but its last token."""
+        return self._prefill.remaining == 0
 
-def _tokens(
-    loaded: LoadedModel,
-    request: GenerationRequest,
-    prompt: list[int],
-    room: int,
-    is_cancelled: Callable[[], bool],
-) -> Generator[int, None, None]:
-    """Tokens as the model gives them, at most as many as the request and the context allow."""
-    from mlx_lm.generate import generate_step
+    def advance(self, most: int) -> int:
+        """Work through at most `most` tokens of the prompt; how many it were."""
+        count = self._prefill.advance(most, self._measure_prompt)
+        if self.is_ready and not self._prompt_is_told:
+            self._prompt_is_told = True
+            self._known.put(self.row.tokens[:-1], self._prefill.caches)
+            if self._request.logprobs.prompt is not None:
+                self.ticket.listener(PromptLogprobs(tuple(self._prompt_logprobs)))
+        return count
 
-    def between_steps(done: int, total: int) -> None:
-        if is_cancelled():
-            raise _CancelledError
+    def restart(self) -> None:
+        """Work through prompt and output so far again, after a batch was lost."""
+        old = self.row
+        self.row = Row(
+            chooser=old.chooser,
+            top_logprobs=old.top_logprobs,
+            tokens=old.tokens,
+            outputs=len(old.tokens) - self._prompt_length,
+            limit=old.limit,
+            cached=0,
+        )
+        self._prefill = Prefill(
+            self._forward,
+            old.tokens[:-1],
+            new_caches(self._loaded.model),
+            done=0,
+            wanted=len(old.tokens),
+        )
 
-    steps = generate_step(
-        mx.array(prompt),
-        loaded.model,
-        max_tokens=_token_limit(request, room),
-        sampler=make_sampler(request.sampling),
-        prefill_step_size=_PREFILL_STEP[loaded.info.backend],
-        prompt_progress_callback=between_steps,
-    )
-    with closing(steps):
-        for token, _ in steps:
-            yield token
+    def take(self, token: Token) -> bool:
+        """Turn a token into text; whether the generation has ended with it."""
+        self._first_token = self._first_token or time.monotonic()
+        token_id, stopping = token.token_id, self._request.stopping
+        if token_id in stopping.stop_token_ids:
+            return self._end(FinishReason.STOP_TOKEN, token_id)
+        if token_id in self._eos:
+            return self._end(FinishReason.EOS)
+        self._completion_tokens += 1
+        self._unsent.append(token_id)
+        if token.logprobs is not None:
+            self._unsent_logprobs.append(token.logprobs)
+        text, matched = self._stop_strings.add(self._detokenizer.add(token_id))
+        if text or matched:
+            self._send(text)
+        if matched:
+            self.finish(FinishReason.STOP_STRING, matched)
+            return True
+        if self._completion_tokens == self.row.limit:
+            return self._end(self._why_no_more())
+        return False
 
+    def finish(self, reason: FinishReason, matched_stop: str | int | None = None) -> None:
+        """Send the last event."""
+        now = time.monotonic()
+        first_token = self._first_token or now
+        self.ticket.listener(
+            Finished(
+                reason=reason,
+                matched_stop=matched_stop,
+                prompt_tokens=self._prompt_length,
+                completion_tokens=self._completion_tokens,
+                timings=Timings(
+                    queue=self._begun - self.ticket.arrived,
+                    prefill=first_token - self._begun,
+                    decode=now - first_token,
+                ),
+                cached_prompt_tokens=self._cached_prompt,
+            )
+        )
 
-def _token_limit(request: GenerationRequest, room: int) -> int:
-    return min(request.stopping.max_tokens or DEFAULT_MAX_TOKENS, room)
+    def _end(self, reason: FinishReason, matched_stop: str | int | None = None) -> bool:
+        """Send the text that was held back, which may yet hold a stop string, and the end."""
+        text, matched = self._stop_strings.add(self._detokenizer.finish())
+        text += "" if matched else self._stop_strings.finish()
+        if text or self._unsent:
+            self._send(text)
+        if matched:
+            reason, matched_stop = FinishReason.STOP_STRING, matched
+        self.finish(reason, matched_stop)
+        return True
 
+    def _send(self, text: str) -> None:
+        delta = Delta(text, tuple(self._unsent), tuple(self._unsent_logprobs))
+        self._unsent, self._unsent_logprobs = [], []
+        self.ticket.listener(delta)
 
-def _text_events(
-    loaded: LoadedModel,
-    request: GenerationRequest,
-    progress: _Progress,
-    tokens: Generator[int, None, None],
-    is_cancelled: Callable[[], bool],
-) -> Iterator[Event]:
-    """Deltas of the tokens' text, then the end."""
-    stopping = request.stopping
-    eos = () if stopping.ignore_eos else loaded.info.eos_token_ids
-    detokenizer = Detokenizer(lambda ids: _decode(loaded, ids))
-    stop_strings = StopStrings(stopping.stop_strings)
-    end: tuple[FinishReason, str | int | None] | None = None
-    try:
-        for token in tokens:
-            progress.first_token = progress.first_token or time.monotonic()
-            if is_cancelled():
-                raise _CancelledError
-            if token in stopping.stop_token_ids:
-                end = (FinishReason.STOP_TOKEN, token)
-                break
-            if token in eos:
-                end = (FinishReason.EOS, None)
-                break
-            progress.completion_tokens += 1
-            progress.unsent.append(token)
-            text, matched = stop_strings.add(detokenizer.add(token))
-            if text or matched:
-                yield progress.delta(text)
-            if matched:
-                yield progress.finished(FinishReason.STOP_STRING, matched)
-                return
-    except _CancelledError:
-        yield progress.finished(FinishReason.CANCELLED)
-        return
-    text, matched = stop_strings.add(detokenizer.finish())
-    text += "" if matched else stop_strings.finish()
-    if text or progress.unsent:
-        yield progress.delta(text)
-    if matched:
-        end = (FinishReason.STOP_STRING, matched)
-    yield progress.finished(*(end or (_why_no_more(request, progress), None)))
+    def _why_no_more(self) -> FinishReason:
+        allowed = self._request.stopping.max_tokens or DEFAULT_MAX_TOKENS
+        filled = self._completion_tokens < allowed
+        return FinishReason.CONTEXT_FULL if filled else FinishReason.MAX_TOKENS
 
-
-def _why_no_more(request: GenerationRequest, progress: _Progress) -> FinishReason:
-    allowed = request.stopping.max_tokens or DEFAULT_MAX_TOKENS
-    filled = progress.completion_tokens < allowed
-    return FinishReason.CONTEXT_FULL if filled else FinishReason.MAX_TOKENS
-
-
-def _decode(loaded: LoadedModel, ids: list[int]) -> str:
-    return loaded.tokenizer.decode(
-        ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
-    )
+    def _measure_prompt(self, position: int, logits: mx.array) -> Sequence[mx.array]:
+        tokens = self.row.tokens[position + 1 : position + 1 + len(logits)]
+        measured = measure(logits, mx.array(tokens), self._request.logprobs.prompt or 0)
+        self._prompt_logprobs += read(measured, tokens)
+        return measured.arrays()

@@ -1,10 +1,11 @@
 """What is asked of the engine, and the checks that need no tokenizer.
 
-Fields, defaults and ranges are those of jang/runtime/v1/runtime.proto.
+Fields, defaults and ranges are those of jang/runtime/v1/runtime.proto, where it has them.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, TypeAlias
 
 from jang_runtime._errors import InvalidRequestError
 
@@ -12,6 +13,12 @@ DEFAULT_MAX_TOKENS: Final = 512
 MAX_STOP_STRINGS: Final = 16
 MAX_STOP_TOKENS: Final = 64
 MAX_TEMPERATURE: Final = 100.0
+MAX_TOP_LOGPROBS: Final = 20
+MAX_LOGIT_BIASES: Final = 1024
+MAX_BIAS: Final = 1e4
+MAX_PENALTY: Final = 100.0
+MAX_CONTINUATIONS: Final = 1024
+_SEEDS: Final = 2**64
 
 
 @dataclass(frozen=True)
@@ -56,7 +63,13 @@ class Sampling:
         top_p: Samples from the fewest tokens whose probabilities add up to this. Above 0, up to 1.
         top_k: Samples from this many most likely tokens; 0 means all.
         min_p: Drops tokens less likely than this times the most likely one. 0 to 1.
-        seed: Of this request's random numbers; None draws one.
+        seed: Of this request's random numbers; None draws one. Below 2**64.
+        logit_bias: Added to the logits of these tokens, before all else. -1e4 to 1e4.
+        repetition_penalty: Divides positive and multiplies negative logits of tokens in prompt
+            and output. Above 0, up to 100; 1 changes nothing.
+        presence_penalty: Subtracted once from the logits of tokens in the output. -100 to 100.
+        frequency_penalty: Subtracted as often as a token is in the output. -100 to 100.
+        penalty_window: The three penalties look at this many last tokens; 0 means all.
     """
 
     temperature: float = 0.0
@@ -64,6 +77,11 @@ class Sampling:
     top_k: int = 0
     min_p: float = 0.0
     seed: int | None = None
+    logit_bias: Mapping[int, float] = field(default_factory=dict[int, float])
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    penalty_window: int = 0
 
 
 @dataclass(frozen=True)
@@ -84,23 +102,86 @@ class Stopping:
 
 
 @dataclass(frozen=True)
+class Logprobs:
+    """Which log-probabilities come with the text.
+
+    They are natural logarithms of the model's own distribution: before bias, penalties,
+    temperature and restrictions.
+
+    Attributes:
+        output: For each token of the answer, its own and those of this many most likely tokens;
+            None for none. 0 to 20.
+        prompt: The same for each token of the prompt but the first; what a prefix cache knows of
+            it is computed again.
+    """
+
+    output: int | None = None
+    prompt: int | None = None
+
+
+@dataclass(frozen=True)
 class GenerationRequest:
     """One request for text."""
 
     prompt: Prompt
     sampling: Sampling = field(default_factory=Sampling)
     stopping: Stopping = field(default_factory=Stopping)
+    logprobs: Logprobs = field(default_factory=Logprobs)
 
 
-def check_request(request: GenerationRequest, vocabulary_size: int, context_length: int) -> None:
+@dataclass(frozen=True)
+class ScoreRequest:
+    """One request for the log-likelihood of texts that could follow a context.
+
+    Attributes:
+        context: What comes before; at least one token.
+        continuations: 1 to 1024, each a text or token ids, of at least one token. A text after a
+            text is tokenized as the end of both together, spaces before it counted to it.
+    """
+
+    context: Prompt
+    continuations: tuple[str | tuple[int, ...], ...]
+
+
+@dataclass(frozen=True)
+class LogitsRequest:
+    """One request for the model's logits after tokens of a text.
+
+    Attributes:
+        prompt: The text.
+        positions: After which of its tokens, from 0, ascending; None for all.
+    """
+
+    prompt: Prompt
+    positions: tuple[int, ...] | None = None
+
+
+Request: TypeAlias = GenerationRequest | ScoreRequest | LogitsRequest
+
+
+def check_request(request: Request, vocabulary_size: int, context_length: int) -> None:
     """Check all that can be checked without tokenizing.
 
     Raises:
         InvalidRequestError: Naming the first field that is out of range.
     """
-    _check_sampling(request.sampling, vocabulary_size)
-    _check_stopping(request.stopping, vocabulary_size, context_length)
-    match request.prompt:
+    match request:
+        case GenerationRequest():
+            _check_sampling(request.sampling, vocabulary_size)
+            _check_stopping(request.stopping, vocabulary_size, context_length)
+            _check_count("logprobs.output", request.logprobs.output)
+            _check_count("logprobs.prompt", request.logprobs.prompt)
+            _check_prompt(request.prompt, vocabulary_size)
+        case ScoreRequest():
+            _check_prompt(request.context, vocabulary_size)
+            _check_continuations(request.continuations, vocabulary_size)
+        case LogitsRequest():
+            _check_prompt(request.prompt, vocabulary_size)
+            _check_positions(request.positions)
+
+
+def _check_prompt(prompt: Prompt, vocabulary_size: int) -> None:
+    match prompt:
         case TokenPrompt(ids):
             _check_token_ids("prompt.token_ids", ids, vocabulary_size)
             if not ids:
@@ -110,6 +191,32 @@ def check_request(request: GenerationRequest, vocabulary_size: int, context_leng
                 raise InvalidRequestError("prompt.chat", "no messages", "at least one")
         case TextPrompt():
             pass
+
+
+def _check_count(name: str, count: int | None) -> None:
+    if count is not None and not 0 <= count <= MAX_TOP_LOGPROBS:
+        raise InvalidRequestError(name, count, f"0 to {MAX_TOP_LOGPROBS}")
+
+
+def _check_continuations(
+    continuations: tuple[str | tuple[int, ...], ...], vocabulary_size: int
+) -> None:
+    if not 1 <= len(continuations) <= MAX_CONTINUATIONS:
+        raise InvalidRequestError("continuations", len(continuations), f"1 to {MAX_CONTINUATIONS}")
+    for continuation in continuations:
+        if not continuation:
+            raise InvalidRequestError("continuations", "an empty one", "none empty")
+        if not isinstance(continuation, str):
+            _check_token_ids("continuations", continuation, vocabulary_size)
+
+
+def _check_positions(positions: tuple[int, ...] | None) -> None:
+    if positions is None:
+        return
+    if not positions:
+        raise InvalidRequestError("positions", "none", "at least one")
+    if positions[0] < 0 or list(positions) != sorted(set(positions)):
+        raise InvalidRequestError("positions", "others", "ascending ones from 0")
 
 
 def _check_sampling(sampling: Sampling, vocabulary_size: int) -> None:
@@ -122,6 +229,34 @@ def _check_sampling(sampling: Sampling, vocabulary_size: int) -> None:
         raise InvalidRequestError("sampling.top_k", sampling.top_k, f"0 to {vocabulary_size}")
     if not 0 <= sampling.min_p <= 1:
         raise InvalidRequestError("sampling.min_p", sampling.min_p, "0 to 1")
+    if sampling.seed is not None and not 0 <= sampling.seed < _SEEDS:
+        raise InvalidRequestError("sampling.seed", sampling.seed, "0 to 2**64 - 1")
+    _check_penalties(sampling)
+    _check_bias(sampling.logit_bias, vocabulary_size)
+
+
+def _check_penalties(sampling: Sampling) -> None:
+    if not 0 < sampling.repetition_penalty <= MAX_PENALTY:
+        raise InvalidRequestError(
+            "sampling.repetition_penalty", sampling.repetition_penalty, "above 0, up to 100"
+        )
+    for name in ("presence_penalty", "frequency_penalty"):
+        penalty: float = getattr(sampling, name)
+        if not -MAX_PENALTY <= penalty <= MAX_PENALTY:
+            raise InvalidRequestError(f"sampling.{name}", penalty, "-100 to 100")
+    if sampling.penalty_window < 0:
+        raise InvalidRequestError("sampling.penalty_window", sampling.penalty_window, "0 or more")
+
+
+def _check_bias(bias: Mapping[int, float], vocabulary_size: int) -> None:
+    if len(bias) > MAX_LOGIT_BIASES:
+        raise InvalidRequestError(
+            "sampling.logit_bias", f"{len(bias)} tokens", f"at most {MAX_LOGIT_BIASES}"
+        )
+    _check_token_ids("sampling.logit_bias", tuple(bias), vocabulary_size)
+    for value in bias.values():
+        if not -MAX_BIAS <= value <= MAX_BIAS:
+            raise InvalidRequestError("sampling.logit_bias", value, "-1e4 to 1e4")
 
 
 def _check_stopping(stopping: Stopping, vocabulary_size: int, context_length: int) -> None:

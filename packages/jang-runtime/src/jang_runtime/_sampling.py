@@ -1,46 +1,92 @@
-"""Choosing the next token.
+"""Choosing the next token of one request.
 
-mlx-lm's samplers draw from the random state of the thread that imported them, so a seed set in the
-engine's thread has no effect; here each request draws from a key of its own.
+mlx-lm's samplers draw from the random state of the thread that imported them and from one stream
+for a whole batch. Here each draw has a key of its own, made from the request's seed and the number
+of the token, so that a request's draws depend on nothing but its own logits.
 """
 
+import hashlib
 import secrets
-from collections.abc import Callable
+import struct
+from dataclasses import dataclass
 
 import mlx.core as mx
 
+from jang_runtime._penalties import add_bias, looks_back, penalize
 from jang_runtime._requests import Sampling
 
-Sampler = Callable[[mx.array], mx.array]
 
+@dataclass(frozen=True)
+class Chooser:
+    """Chooses the tokens of one request.
 
-def make_sampler(sampling: Sampling) -> Sampler:
-    """A function from log-probabilities `[batch, vocabulary]` to token ids `[batch]`.
-
-    It is stateful: each call draws from the next key of the request's seed.
+    Attributes:
+        sampling: How.
+        seed: Of its random numbers.
+        is_plain: Whether the most likely token is taken and nothing else looked at.
+        looks_back: Whether it needs the text so far.
     """
-    if sampling.temperature == 0:
-        return _most_likely
-    seed = sampling.seed if sampling.seed is not None else secrets.randbits(64)
-    key = mx.random.key(seed)
 
-    def sample(logprobs: mx.array) -> mx.array:
-        nonlocal key
-        key, draw = mx.random.split(key)
-        logits = logprobs * (1.0 / sampling.temperature)
-        return mx.random.categorical(restrict(logits, sampling), key=draw)
+    sampling: Sampling
+    seed: int
+    is_plain: bool
+    looks_back: bool
 
-    return sample
+    def choose(self, logits: mx.array, text: mx.array | None, index: int) -> mx.array:
+        """The next token, `[1]`, lazily: bias, penalties, temperature, restrictions, draw.
+
+        Args:
+            logits: `[1, vocabulary]`.
+            text: Ids of prompt and output; needed if this chooser looks back.
+            index: How many tokens were chosen before.
+        """
+        sampling = self.sampling
+        logits = logits.astype(mx.float32)
+        if sampling.logit_bias:
+            logits = add_bias(logits, sampling.logit_bias)
+        if text is not None and self.looks_back:
+            logits = penalize(logits, text, index, sampling)
+        if sampling.temperature == 0:
+            return mx.argmax(logits, axis=-1)
+        ids, logits = most_likely(logits * (1.0 / sampling.temperature), sampling.top_k)
+        drawn = mx.random.categorical(restrict(logits, sampling), key=draw_key(self.seed, index))
+        return drawn if ids is None else mx.take_along_axis(ids, drawn[:, None], axis=-1)[:, 0]
+
+
+def make_chooser(sampling: Sampling) -> Chooser:
+    """The chooser of a request; without a seed it gets one of its own."""
+    back = looks_back(sampling)
+    return Chooser(
+        sampling=sampling,
+        seed=sampling.seed if sampling.seed is not None else secrets.randbits(64),
+        is_plain=sampling.temperature == 0 and not back and not sampling.logit_bias,
+        looks_back=back,
+    )
+
+
+def draw_key(seed: int, index: int) -> mx.array:
+    """The key of draw number `index`: a hash, because splitting keys costs MLX operations."""
+    digest = hashlib.blake2b(struct.pack("<QQ", seed, index), digest_size=8).digest()
+    return mx.array(struct.unpack("<II", digest), mx.uint32)
+
+
+def most_likely(logits: mx.array, count: int) -> tuple[mx.array | None, mx.array]:
+    """The `count` largest of the logits `[1, vocabulary]` and their ids; all, and None, for 0.
+
+    They are in the order of their ids: in the order of their logits a difference in the last bit
+    would hand a token another one's random number.
+    """
+    if not 0 < count < logits.shape[-1]:
+        return None, logits
+    ids = mx.sort(mx.argpartition(-logits, count - 1, axis=-1)[:, :count], axis=-1)
+    return ids, mx.take_along_axis(logits, ids, axis=-1)
 
 
 def restrict(logits: mx.array, sampling: Sampling) -> mx.array:
-    """Set the logits `[batch, vocabulary]` of tokens that may not be drawn to minus infinity.
+    """Set the logits `[1, n]` of tokens that may not be drawn to minus infinity.
 
-    top_k first, then top_p and min_p of what is left, all after the temperature.
+    top_p first, then min_p of what is left, both after the temperature and after top_k.
     """
-    if 0 < sampling.top_k < logits.shape[-1]:
-        smallest = mx.sort(logits, axis=-1)[..., -sampling.top_k, None]
-        logits = mx.where(logits < smallest, -mx.inf, logits)
     if sampling.top_p < 1:
         ascending = mx.sort(logits, axis=-1)
         probabilities = mx.softmax(ascending, axis=-1)
@@ -52,7 +98,3 @@ def restrict(logits: mx.array, sampling: Sampling) -> mx.array:
         largest = mx.max(logits, axis=-1, keepdims=True)
         logits = mx.where(logits < largest + mx.log(mx.array(sampling.min_p)), -mx.inf, logits)
     return logits
-
-
-def _most_likely(logprobs: mx.array) -> mx.array:
-    return mx.argmax(logprobs, axis=-1)

@@ -124,6 +124,8 @@ async def _events(
             if isinstance(event, Failed):
                 _log.info("request %s: failed: %s", request_id, event.error)
                 raise event.error
+            # Requests from messages ask for nothing that brings other events.
+            assert isinstance(event, Started | Delta | Finished)
             yield event
             if isinstance(event, Finished):
                 _log.info("request %s: finished: %s", request_id, event.reason)

@@ -14,13 +14,14 @@ from jang_runtime._requests import (
     ChatPrompt,
     GenerationRequest,
     Prompt,
+    Request,
     Sampling,
     Stopping,
     TextPrompt,
 )
 
 
-def stream_events(engine: Engine, request: GenerationRequest) -> Generator[Event, None, None]:
+def stream_events(engine: Engine, request: Request) -> Generator[Event, None, None]:
     """The events of one request, as they come; closing the generator cancels it.
 
     Raises:

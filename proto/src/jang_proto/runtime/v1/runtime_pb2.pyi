@@ -44,6 +44,8 @@ class _FinishReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FinishRe
     """Prompt and answer fill the model's context."""
     FINISH_REASON_CANCELLED: _FinishReason.ValueType  # 6
     """The request was cancelled."""
+    FINISH_REASON_COMPLETE: _FinishReason.ValueType  # 7
+    """All that was asked for was computed; for requests that generate no text."""
 
 class FinishReason(_FinishReason, metaclass=_FinishReasonEnumTypeWrapper): ...
 
@@ -61,6 +63,8 @@ FINISH_REASON_CONTEXT_FULL: FinishReason.ValueType  # 5
 """Prompt and answer fill the model's context."""
 FINISH_REASON_CANCELLED: FinishReason.ValueType  # 6
 """The request was cancelled."""
+FINISH_REASON_COMPLETE: FinishReason.ValueType  # 7
+"""All that was asked for was computed; for requests that generate no text."""
 Global___FinishReason: _TypeAlias = FinishReason  # noqa: Y015
 
 @_typing.final

@@ -1,0 +1,315 @@
+"""Who runs next: one step works on some text and gives every running generation a token."""
+
+import logging
+import time
+from collections import Counter, deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+import mlx.core as mx
+
+from jang_runtime._batch import Batch, BatchError, Row, Token
+from jang_runtime._caches import ForwardPass, KVQuantization, check_kv_quantization, why_alone
+from jang_runtime._errors import GenerationError, InvalidRequestError, JangRuntimeError
+from jang_runtime._events import Finished, FinishReason, Timings
+from jang_runtime._generation import Generation
+from jang_runtime._model import LoadedModel
+from jang_runtime._prefix_cache import PrefixCache
+from jang_runtime._requests import GenerationRequest, LogitsRequest, ScoreRequest, check_request
+from jang_runtime._scoring import Positions, Scoring
+from jang_runtime._statistics import EngineStatistics
+from jang_runtime._tickets import Ticket
+
+_log = logging.getLogger("jang_runtime")
+
+# Tokens of text in a step; running generations wait for it. On CPU a token takes about 0.1 s.
+_PIECE: Final = {"cpu": 32, "metal": 512, "cuda": 512}
+_MOST_AT_ONCE: Final = 256
+
+Task: TypeAlias = Generation | Scoring | Positions
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """How an engine runs requests.
+
+    Attributes:
+        max_active: The most requests under way at once, 1 to 256; the others wait. Architectures
+            that mlx-lm cannot batch run one at a time all the same.
+        prefix_cache_bytes: Bytes to keep of earlier requests, for prompts that begin as they do;
+            0 turns it off.
+        kv_quantization: Keys and values in few bits; None keeps them exact.
+    """
+
+    max_active: int = 16
+    prefix_cache_bytes: int = 512 * 2**20
+    kv_quantization: KVQuantization | None = None
+
+
+class Scheduler:
+    """Runs requests on a model, in the thread that owns it.
+
+    Raises:
+        InvalidRequestError: If an option is out of range.
+        ModelError: If the architecture cannot do what an option asks for.
+    """
+
+    def __init__(self, loaded: LoadedModel, options: EngineOptions) -> None:
+        if not 1 <= options.max_active <= _MOST_AT_ONCE:
+            raise InvalidRequestError("max_active", options.max_active, f"1 to {_MOST_AT_ONCE}")
+        if options.prefix_cache_bytes < 0:
+            raise InvalidRequestError("prefix_cache_bytes", options.prefix_cache_bytes, "0 or more")
+        if options.kv_quantization is not None:
+            check_kv_quantization(loaded, options.kv_quantization)
+        self._loaded = loaded
+        alone = why_alone(loaded, options.kv_quantization)
+        if alone is not None:
+            _log.info("%s: one request at a time: %s", loaded.info.architecture, alone)
+        self._most = options.max_active if alone is None else 1
+        self._forward = ForwardPass(
+            loaded.model, loaded.info.vocabulary_size, options.kv_quantization
+        )
+        self._known = PrefixCache(options.prefix_cache_bytes)
+        # Every request that has not ended, wherever it is.
+        self._open: dict[Ticket, None] = {}
+        self._waiting: deque[Ticket] = deque()
+        self._generations: deque[Generation] = deque()
+        self._scorings: deque[Scoring | Positions] = deque()
+        self._decoding: dict[Row, tuple[Generation, Batch]] = {}
+        self._batch = self._new_batch()
+        # Those that were in a batch that failed, and run in one of their own.
+        self._isolated: set[Generation] = set()
+        self._scoring_is_next = False
+        self._counts: Counter[str] = Counter()
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether there is nothing to do."""
+        return not (self._waiting or self._active())
+
+    def submit(self, ticket: Ticket) -> None:
+        """Take a request; it begins in a later step."""
+        self._open[ticket] = None
+        self._waiting.append(ticket)
+
+    def step(self) -> None:
+        """Do a bounded piece of work for each of some requests, and see who has been cancelled."""
+        self._drop_cancelled()
+        while self._waiting and self._active() < self._most:
+            self._begin(self._waiting.popleft())
+        self._work_on_text()
+        batches = {id(batch): batch for _, batch in self._decoding.values()}
+        for batch in batches.values():
+            self._decode(batch)
+
+    def cancel_all(self) -> None:
+        """Cancel every request."""
+        for ticket in self._open:
+            ticket.cancel()
+        self._drop_cancelled()
+
+    def stop(self, error: JangRuntimeError) -> None:
+        """End every request with this error."""
+        for tasks in (self._waiting, self._generations, self._scorings, self._decoding):
+            tasks.clear()
+        self._batch = self._new_batch()
+        for ticket in list(self._open):
+            self._fail(ticket, error)
+
+    def clear_prefix_cache(self) -> None:
+        """Forget what is kept of earlier requests."""
+        self._known.clear()
+        mx.clear_cache()
+
+    def statistics(self) -> EngineStatistics:
+        """The numbers of this moment."""
+        return EngineStatistics(
+            queued=len(self._waiting),
+            active=self._active(),
+            decoding=len(self._decoding),
+            finished=self._counts["finished"],
+            cancelled=self._counts["cancelled"],
+            failed=self._counts["failed"],
+            prompt_tokens=self._counts["prompt_tokens"],
+            cached_prompt_tokens=self._counts["cached_prompt_tokens"],
+            generated_tokens=self._counts["generated_tokens"],
+            prefix_cache_bytes=self._known.size,
+            prefix_cache_lookups=self._known.lookups,
+            prefix_cache_hits=self._known.hits,
+            active_memory=mx.get_active_memory(),
+            peak_memory=mx.get_peak_memory(),
+        )
+
+    def _active(self) -> int:
+        return len(self._generations) + len(self._scorings) + len(self._decoding)
+
+    def _new_batch(self) -> Batch:
+        return Batch(self._forward, self._known.put if self._known.is_on else None)
+
+    def _begin(self, ticket: Ticket) -> None:
+        def make() -> None:
+            info, request = self._loaded.info, ticket.request
+            check_request(request, info.vocabulary_size, info.context_length)
+            match request:
+                case GenerationRequest():
+                    task = Generation(self._loaded, self._forward, self._known, ticket, request)
+                    self._generations.append(task)
+                case ScoreRequest():
+                    task = Scoring(self._loaded, self._forward, self._known, ticket, request)
+                    self._scorings.append(task)
+                case LogitsRequest():
+                    task = Positions(self._loaded, self._forward, ticket, request)
+                    self._scorings.append(task)
+            self._counts["prompt_tokens"] += task.prompt_tokens
+            self._counts["cached_prompt_tokens"] += task.cached_prompt_tokens
+
+        self._guarded(ticket, make)
+
+    def _work_on_text(self) -> None:
+        """A piece of prompts or of texts to score, in turns; in each the first comes first."""
+        scoring = bool(self._scorings) and (self._scoring_is_next or not self._generations)
+        self._scoring_is_next = not scoring
+        left = _PIECE[self._loaded.info.backend]
+        while left > 0 and (self._scorings if scoring else self._generations):
+            left -= self._score(left) if scoring else self._prefill(left)
+
+    def _score(self, most: int) -> int:
+        """Work on the first text to score; how many tokens it were."""
+        task = self._scorings[0]
+        count = 0
+
+        def work() -> None:
+            nonlocal count
+            count = task.advance(most)
+            if task.is_done:
+                self._scorings.popleft()
+                self._finish(task, FinishReason.COMPLETE)
+
+        if not self._guarded(task.ticket, work):
+            self._scorings = deque(other for other in self._scorings if other is not task)
+        return count
+
+    def _prefill(self, most: int) -> int:
+        """Work on the first prompt; once it is done the request joins a batch."""
+        task = self._generations[0]
+        count = 0
+
+        def work() -> None:
+            nonlocal count
+            count = task.advance(most)
+            if task.is_ready:
+                # Its first token takes a pass of its own.
+                count += 1
+                batch = self._new_batch() if task in self._isolated else self._batch
+                try:
+                    batch.join(task.row, task.hand_over())
+                except BatchError as error:
+                    self._decoding[task.row] = (task, batch)
+                    self._generations.popleft()
+                    self._lose(batch, error)
+                else:
+                    self._decoding[task.row] = (task, batch)
+                    self._generations.popleft()
+
+        if not self._guarded(task.ticket, work):
+            self._generations = deque(other for other in self._generations if other is not task)
+            self._isolated.discard(task)
+        return count
+
+    def _decode(self, batch: Batch) -> None:
+        try:
+            for token in batch.step():
+                self._take(batch, token)
+        except BatchError as error:
+            self._lose(batch, error)
+
+    def _take(self, batch: Batch, token: Token) -> None:
+        task, _ = self._decoding[token.row]
+        has_ended = False
+
+        def work() -> None:
+            nonlocal has_ended
+            self._counts["generated_tokens"] += 1
+            has_ended = task.take(token)
+            if has_ended:
+                self._close(task.ticket, "finished")
+            elif token.error is not None:
+                raise token.error
+
+        if not self._guarded(task.ticket, work) or has_ended:
+            self._remove(task)
+            batch.leave(token.row)
+
+    def _lose(self, batch: Batch, error: BatchError) -> None:
+        """A batch has failed: its rows begin again, each alone; one that was alone fails."""
+        _log.warning("a batch failed: %s", error, exc_info=error)
+        tasks = [task for task, its in self._decoding.values() if its is batch]
+        if batch is self._batch:
+            self._batch = self._new_batch()
+        for task in tasks:
+            self._remove(task)
+            if len(tasks) == 1:
+                self._fail(task.ticket, GenerationError(f"generation failed: {error}"))
+                continue
+            task.restart()
+            self._isolated.add(task)
+            self._generations.append(task)
+
+    def _remove(self, task: Generation) -> None:
+        self._decoding.pop(task.row, None)
+        self._isolated.discard(task)
+
+    def _drop_cancelled(self) -> None:
+        for ticket in [ticket for ticket in self._waiting if ticket.is_cancelled()]:
+            self._waiting.remove(ticket)
+            self._guarded(ticket, lambda ticket=ticket: self._finish_waiting(ticket))
+        for queue in (self._generations, self._scorings):
+            for task in [task for task in queue if task.ticket.is_cancelled()]:
+                queue.remove(task)  # pyright: ignore[reportArgumentType] - of its own kind
+                self._guarded(
+                    task.ticket, lambda task=task: self._finish(task, FinishReason.CANCELLED)
+                )
+        for row, (task, batch) in list(self._decoding.items()):
+            # A batch that was lost for another row's sake has begun again already.
+            if not task.ticket.is_cancelled() or row not in self._decoding:
+                continue
+            self._remove(task)
+            self._guarded(task.ticket, lambda task=task: self._finish(task, FinishReason.CANCELLED))
+            try:
+                batch.leave(row)
+            except BatchError as error:
+                self._lose(batch, error)
+
+    def _finish(self, task: Task, reason: FinishReason) -> None:
+        task.finish(reason)
+        self._close(task.ticket, "finished")
+        self._counts["cancelled"] += reason is FinishReason.CANCELLED
+
+    def _finish_waiting(self, ticket: Ticket) -> None:
+        waited = Timings(queue=time.monotonic() - ticket.arrived, prefill=0.0, decode=0.0)
+        ticket.listener(Finished(FinishReason.CANCELLED, None, 0, 0, waited))
+        self._close(ticket, "finished")
+        self._counts["cancelled"] += 1
+
+    def _close(self, ticket: Ticket, count: str) -> None:
+        """Count a request that has had its last event."""
+        del self._open[ticket]
+        self._counts[count] += 1
+
+    def _guarded(self, ticket: Ticket, work: Callable[[], None]) -> bool:
+        """Do something for one request; if that fails the request fails, and False comes back."""
+        try:
+            work()
+        except InvalidRequestError as error:
+            self._fail(ticket, error)
+        except Exception as error:  # noqa: BLE001 - a request that fails fails alone
+            _log.exception("a request failed in the engine")
+            self._fail(ticket, GenerationError(f"generation failed: {error!r}"))
+        else:
+            return True
+        return False
+
+    def _fail(self, ticket: Ticket, error: JangRuntimeError) -> None:
+        self._close(ticket, "failed")
+        ticket.fail(error)

@@ -1,0 +1,40 @@
+"""What the engine has done and holds."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class EngineStatistics:
+    """The engine at one moment.
+
+    Attributes:
+        queued: Requests that wait.
+        active: Requests under way.
+        decoding: Those of them that get tokens in every step.
+        finished: Requests that ended with `Finished`, cancelled ones included.
+        cancelled: Of these the cancelled ones.
+        failed: Requests that ended with `Failed`.
+        prompt_tokens: Tokens of prompts and contexts of all requests that were started.
+        cached_prompt_tokens: Of these the ones known from earlier requests.
+        generated_tokens: Tokens given to requests, those that ended them included.
+        prefix_cache_bytes: Bytes kept of earlier requests.
+        prefix_cache_lookups: How often the prefix cache was asked.
+        prefix_cache_hits: How often it had something.
+        active_memory: Bytes that MLX holds, the model included.
+        peak_memory: The most that it held.
+    """
+
+    queued: int = 0
+    active: int = 0
+    decoding: int = 0
+    finished: int = 0
+    cancelled: int = 0
+    failed: int = 0
+    prompt_tokens: int = 0
+    cached_prompt_tokens: int = 0
+    generated_tokens: int = 0
+    prefix_cache_bytes: int = 0
+    prefix_cache_lookups: int = 0
+    prefix_cache_hits: int = 0
+    active_memory: int = 0
+    peak_memory: int = 0
