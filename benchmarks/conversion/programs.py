@@ -59,7 +59,7 @@ def published(work: Path) -> Program:
     environment = work / "published"
     program = environment / "bin" / "jang"
     if not program.exists():
-        _install(environment, PUBLISHED)
+        install(environment, PUBLISHED)
 
     def command(source: Path, out: Path) -> list[str]:
         return [str(program), "convert", str(source), "-o", str(out), "-p", PROFILE]
@@ -67,7 +67,8 @@ def published(work: Path) -> Program:
     return Program("jang convert 2.5.50, as published", command, ours=False)
 
 
-def _install(environment: Path, packages: Sequence[str]) -> None:
+def install(environment: Path, packages: Sequence[str]) -> None:
+    """Make an environment with packages; options of `uv pip install` may stand among them."""
     environment.mkdir(parents=True, exist_ok=True)
     # Not in this checkout, whose pyproject.toml would bring its constraints along.
     make = ["uv", "venv", "--no-project", "--python", sys.executable, "--clear", "."]

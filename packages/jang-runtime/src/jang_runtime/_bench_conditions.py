@@ -9,7 +9,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 
-_PACKAGES: Final = ("jang-runtime", "mlx", "mlx-lm", "numpy")
+import jang_runtime
+
+_PACKAGES: Final = ("mlx", "mlx-lm", "numpy")
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,9 @@ def conditions(facts: Mapping[str, str], threads: int | None) -> Conditions:
         threads=threads,
         system=f"{platform.system()} {platform.machine()}",
         python=platform.python_version(),
-        versions={name: version(name) for name in _PACKAGES},
+        # Ours may run from a checkout, without being installed.
+        versions={"jang-runtime": jang_runtime.__version__}
+        | {name: version(name) for name in _PACKAGES},
         facts=facts,
     )
 

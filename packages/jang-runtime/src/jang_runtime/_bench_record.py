@@ -83,7 +83,7 @@ class BenchRecord:
             theirs = [record for record in others if name in record.measures]
             if theirs:
                 best = max(theirs, key=lambda record: _goodness(record.measures[name]))
-                ratio = _goodness(measure) / _goodness(best.measures[name])
+                ratio = times_as_good(measure, best.measures[name])
                 found.append(Ratio(name, best.program.name, ratio))
         return tuple(found)
 
@@ -126,6 +126,11 @@ def _speed(step: StepTimes) -> float:
     if step.decoded:
         return step.decoded / step.decode
     return step.prompt_tokens / step.first
+
+
+def times_as_good(one: Measure, other: Measure) -> float:
+    """How many times as fast or as small the median of one measure is as that of another."""
+    return _goodness(one) / _goodness(other)
 
 
 def _goodness(measure: Measure) -> float:

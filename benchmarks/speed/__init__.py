@@ -1,0 +1,1 @@
+"""Parts of runtime_speed.py and gpu_speed.py."""
