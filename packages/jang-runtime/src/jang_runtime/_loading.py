@@ -14,6 +14,8 @@ from jang_format import BLOCK_LAYOUT, ModelDirectory
 from jang_runtime import architecture
 from jang_runtime._backend import Backend
 from jang_runtime._blocks.loading import place_blocks
+from jang_runtime._cpu_functions import with_cpu_functions
+from jang_runtime._cpu_layers import use_cpu_layers, use_float32
 from jang_runtime._errors import ModelError
 from jang_runtime._native import cpu_kernels
 
@@ -23,8 +25,8 @@ Weights = dict[str, mx.array]
 def load_model(directory: ModelDirectory, config: Mapping[str, Any], backend: Backend) -> nn.Module:
     """The model of a directory, ready to run; weights are read when they are evaluated.
 
-    On the CPU, parameters that are not quantized become float32 (MLX's sums of 16-bit numbers are
-    too coarse there), and so do scales and biases where no kernels of ours read them as they are.
+    On the CPU activations are float32, for MLX's sums of 16-bit numbers are too coarse there, and
+    so is every parameter that no kernels of ours read as it is stored.
 
     Raises:
         ModelError: If tensors, config and the architecture do not fit each other.
@@ -39,11 +41,9 @@ def load_model(directory: ModelDirectory, config: Mapping[str, Any], backend: Ba
         weights, quantization = architecture.sanitize(model, weights), config.get("quantization")
     if quantization is not None:
         _place_quantized(model, quantization, weights)
-    if backend == "cpu":
-        weights = _for_the_cpu(weights)
     model.eval()
     model.load_weights(list(weights.items()))
-    return model
+    return _for_the_cpu(model) if backend == "cpu" else model
 
 
 def _refuse_foreign(config: Mapping[str, Any]) -> None:
@@ -77,16 +77,11 @@ def _place_quantized(model: nn.Module, quantization: object, weights: Weights) -
     cast(Any, nn).quantize(model, class_predicate=choose)  # its type is open in mlx's stubs
 
 
-def _for_the_cpu(weights: Weights) -> Weights:
-    """The weights with floating numbers in float32, but those that kernels of ours read as stored.
-
-    Companions of blocks stay as they are; MLX's scales and biases do if the extension is there.
-    """
-    as_stored = {".qweight"} if cpu_kernels() is None else {".qweight", ".scales"}
-    return {
-        name: array.astype(mx.float32)
-        if mx.issubdtype(array.dtype, mx.floating)
-        and not any(name.rpartition(".")[0] + marker in weights for marker in as_stored)
-        else array
-        for name, array in weights.items()
-    }
+def _for_the_cpu(model: nn.Module) -> nn.Module:
+    """The model with float32 activations, and with the compiled kernels where they are."""
+    if cpu_kernels() is None:
+        use_float32(model)
+        return model
+    use_cpu_layers(model)
+    use_float32(model)
+    return with_cpu_functions(model)

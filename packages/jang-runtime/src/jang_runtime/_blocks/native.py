@@ -29,10 +29,9 @@ class NativeOperations:
 
     def gather_linear(self, x: mx.array, indices: mx.array) -> mx.array:
         """Rows times the transposes of chosen matrices; see `BlockOperations`."""
-        repeated = mx.repeat(x.astype(mx.float32), indices.shape[0] // x.shape[0], axis=0)
-        chosen = indices.astype(mx.uint32)
-        return self._kernels.block_gather_linear(repeated, *self._matrices, chosen).astype(x.dtype)
+        single = x.astype(mx.float32)
+        return self._kernels.block_gather_linear(single, *self._matrices, indices).astype(x.dtype)
 
     def rows(self, rows: mx.array, dtype: mx.Dtype) -> mx.array:
         """Values `[rows, in]` of the rows with these numbers, counted over all matrices."""
-        return self._kernels.block_rows(*self._matrices, rows.astype(mx.uint32)).astype(dtype)
+        return self._kernels.block_rows(*self._matrices, rows).astype(dtype)

@@ -1,0 +1,31 @@
+// The kernels of one instruction set, which the including file names and brings vectors for.
+#pragma once
+
+#include "body/attention.h"
+#include "body/dequantize.h"
+#include "body/functions.h"
+#include "body/products.h"
+#include "body/tiles.h"
+
+namespace jang::JANG_ISA {
+
+inline Kernels table(const char* name) {
+  return {
+      .name = name,
+      .rows_shape = rows_shape,
+      .prepare = prepare,
+      .dots = dots,
+      .dequantize = dequantize,
+      .tile_dots = tile_dots,
+      .tile_sums = tile_sums,
+      .attention = attention,
+      .rms_norm = rms_norm,
+      .rope = rope,
+      .softmax = softmax,
+      .silu = silu,
+      .swiglu = swiglu,
+      .add = add_to,
+  };
+}
+
+}  // namespace jang::JANG_ISA

@@ -1,0 +1,9 @@
+#define JANG_ISA neon
+#include "simd/neon.h"
+#include "body/table.h"
+
+namespace jang {
+
+extern const Kernels kernels_neon = neon::table("NEON");
+
+}  // namespace jang

@@ -1,0 +1,9 @@
+#define JANG_ISA portable
+#include "simd/portable.h"
+#include "body/table.h"
+
+namespace jang {
+
+extern const Kernels kernels_portable = portable::table("portable");
+
+}  // namespace jang
