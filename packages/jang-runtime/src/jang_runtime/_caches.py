@@ -34,6 +34,8 @@ _LOGITS_BYTES: Final = 64 * 2**20
 class KVQuantization:
     """Keys and values of attention kept in few bits, group size 64; such requests run alone.
 
+    States of recurrent layers stay exact.
+
     Attributes:
         bits: 4 or 8.
         start: Texts stay exact up to this many tokens, then all of their tokens are rounded.
@@ -117,10 +119,11 @@ def repeated(caches: Caches, count: int) -> Caches:
     return [layer.from_state(tree_map(repeat, layer.state)) for layer in caches]
 
 
-def trimmed(caches: Caches, count: int) -> None:
-    """Forget the last `count` tokens."""
-    for layer in caches:
-        layer.trim(count)
+def trim(caches: Caches, count: int) -> None:
+    """Forget the last `count` tokens; where that cannot be done `count` has to be 0."""
+    if count:
+        for layer in caches:
+            layer.trim(count)
 
 
 def can_trim(caches: Caches) -> bool:
@@ -169,6 +172,8 @@ def check_kv_quantization(loaded: LoadedModel, wanted: KVQuantization) -> None:
     try:
         for tokens in ([[0, 0]], [[0]]):
             evaluate(caches, run(mx.array(tokens), caches))
+        if not any(hasattr(layer, "bits") for layer in caches):
+            raise ValueError("it has none")
     # Whatever it stumbles over, it is the architecture's doing.
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -179,8 +184,11 @@ def check_kv_quantization(loaded: LoadedModel, wanted: KVQuantization) -> None:
 
 
 def _quantize(caches: Caches, wanted: KVQuantization) -> None:
+    from mlx_lm.models.cache import ArraysCache
+
     for index, layer in enumerate(caches):
-        if hasattr(layer, "bits"):
+        # States of recurrent layers do not grow with the text; they stay exact.
+        if hasattr(layer, "bits") or isinstance(layer, ArraysCache):
             continue
         if not hasattr(layer, "to_quantized"):
             raise ValueError(f"{type(layer).__name__} has no quantized form")

@@ -2,7 +2,7 @@
 
 mlx-lm's LRUPromptCache is not used: in 0.32 a hit does not renew an entry, so it drops what came
 first and not what was used least; an entry that equals the prompt is handed out with no token left
-to go on from, even where nothing can be trimmed; and its search walks every stored continuation.
+to go on from, even where nothing can be trim; and its search walks every stored continuation.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from typing import Final, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from jang_runtime._caches import Caches, can_trim, copied, size_in_bytes, trimmed
+from jang_runtime._caches import Caches, can_trim, copied, size_in_bytes, trim
 
 # Each look-up compares the prompt with all of them, some microseconds each.
 _MOST_ENTRIES: Final = 256
@@ -70,7 +70,7 @@ class PrefixCache:
         self.hits += 1
         self._entries = [entry for entry in self._entries if entry is not best] + [best]
         caches = copied(best.caches)
-        trimmed(caches, len(best.tokens) - length)
+        trim(caches, len(best.tokens) - length)
         return caches, length
 
     def put(self, tokens: Sequence[int], caches: Caches) -> None:
