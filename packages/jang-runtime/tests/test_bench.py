@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from jang_format import BLOCK_LAYOUT, convert_layout, read_directory
 from jang_runtime._bench import Contender, bench, stock_mlx_lm
 from jang_runtime._bench_record import Program, program_record
 from jang_runtime._bench_task import (
@@ -18,7 +19,7 @@ from jang_runtime._bench_task import (
     make_steps,
     shortened,
 )
-from jang_runtime._errors import BenchError
+from jang_runtime._errors import BenchError, ModelError
 from jang_runtime.cli import app
 
 SIZES = ["--prompt-tokens", "9,21", "--decode-tokens", "4", "--batch", "1,3", "--runs", "2"]
@@ -158,6 +159,13 @@ def test_mistakes_end_with_one_line(tiny_model: Path, arguments: list[str], fiel
     (line,) = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
     assert line.startswith(f"error: {field}: found")
     assert "expected" in line
+
+
+def test_stock_mlx_lm_is_not_asked_to_load_blocks(tiny_model: Path, tmp_path: Path) -> None:
+    blocks = tmp_path / "blocks"
+    convert_layout(read_directory(tiny_model), blocks, BLOCK_LAYOUT)
+    with pytest.raises(ModelError, match="found block layout, expected MLX layout"):
+        stock_mlx_lm(blocks)
 
 
 def test_a_program_that_fails_is_named_with_what_it_said(tiny_model: Path) -> None:

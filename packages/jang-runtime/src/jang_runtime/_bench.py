@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, cast
 
-from jang_format import JangFormatError, ModelDirectory, read_directory
+from jang_format import MLX_LAYOUT, JangFormatError, ModelDirectory, read_directory
 from jang_runtime._backend import detect_backend
 from jang_runtime._bench_conditions import Conditions, conditions
 from jang_runtime._bench_record import BenchRecord, Program, program_record
@@ -66,12 +66,22 @@ def ours(model: Path) -> Contender:
 
 
 def stock_mlx_lm(model: Path) -> list[Contender]:
-    """Stock mlx-lm as a user would run it; on the CPU also in float32, where it is faster."""
+    """Stock mlx-lm as a user would run it; on the CPU also in float32, where it is faster.
+
+    Raises:
+        ModelError: If the directory is no model that it loads.
+    """
+    directory = _directory(model)
+    if directory.layout is not MLX_LAYOUT:
+        raise ModelError(
+            f"{model}: found block layout, expected MLX layout, which is all that stock mlx-lm "
+            f"loads; jang-format convert {model} OUT --layout mlx makes it"
+        )
     name, path = "mlx-lm", str(model)
     if detect_backend() != "cpu":
         return [Contender(Program(name, "as it loads"), _FILE, path)]
     plain = Contender(Program(name, "float32"), _FILE, path, dtype="float32")
-    stored = _stored_dtypes(_directory(model)) - {"F32"}
+    stored = _stored_dtypes(directory) - {"F32"}
     if not stored:
         return [plain]
     note = f"{' and '.join(sorted(stored))}; one run of few tokens, no batches"
