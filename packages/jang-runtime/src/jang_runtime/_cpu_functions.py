@@ -102,7 +102,7 @@ def with_cpu_functions(model: nn.Module) -> nn.Module:
     """The model, with the kernels' functions in place while it is called."""
     from mlx_lm.models import activations
 
-    original = cast(Function, activations.swiglu)  # pyright: ignore[reportUnknownMemberType]
+    original = activations.swiglu
     parts = cast(list[nn.Module], model.modules())
     modules = {sys.modules[type(part).__module__] for part in parts}
     users = [module for module in modules if getattr(module, _SWIGLU, None) is original]

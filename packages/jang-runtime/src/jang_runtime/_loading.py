@@ -17,6 +17,7 @@ from jang_runtime._blocks.loading import place_blocks
 from jang_runtime._cpu_functions import with_cpu_functions
 from jang_runtime._cpu_layers import use_cpu_layers, use_float32
 from jang_runtime._errors import ModelError
+from jang_runtime._mapping import map_weights
 from jang_runtime._native import cpu_kernels
 
 Weights = dict[str, mx.array]
@@ -33,8 +34,7 @@ def load_model(directory: ModelDirectory, config: Mapping[str, Any], backend: Ba
     """
     _refuse_foreign(config)
     model = architecture.build_model(config)
-    files = [directory.path / name for name in directory.weight_files]
-    weights = architecture.read_weights(files)
+    weights = _read(directory, backend)
     if directory.layout is BLOCK_LAYOUT:
         weights, quantization = place_blocks(model, directory, weights, backend)
     else:
@@ -44,6 +44,13 @@ def load_model(directory: ModelDirectory, config: Mapping[str, Any], backend: Ba
     model.eval()
     model.load_weights(list(weights.items()))
     return _for_the_cpu(model) if backend == "cpu" else model
+
+
+def _read(directory: ModelDirectory, backend: Backend) -> Weights:
+    native = cpu_kernels() if backend == "cpu" else None
+    if native is not None:
+        return map_weights(directory, native)
+    return architecture.read_weights([directory.path / name for name in directory.weight_files])
 
 
 def _refuse_foreign(config: Mapping[str, Any]) -> None:
