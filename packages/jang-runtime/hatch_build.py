@@ -12,6 +12,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+import tomllib
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,28 +23,6 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 MODULE = "jang_cpu"
 # nanobind's internals have to be those that MLX was built with: mlx 0.32 has those of nanobind 3.
 REQUIREMENTS = ["mlx[cpu]>=0.32,<0.33", "nanobind>=3,<4"]
-
-X86_LEVELS = {
-    "isa_avx512.cpp": [
-        "-mavx512f",
-        "-mavx512bw",
-        "-mavx512vl",
-        "-mavx512dq",
-        "-mavx512vbmi",
-        "-mavx2",
-        "-mfma",
-        "-mf16c",
-        # GCC 12's own header of AVX-512 intrinsics warns about itself.
-        "-Wno-uninitialized",
-        "-Wno-maybe-uninitialized",
-    ],
-    "isa_avx2.cpp": ["-mavx2", "-mfma", "-mf16c"],
-    "isa_portable.cpp": [],
-}
-LEVELS = {
-    "x86_64": X86_LEVELS,
-    "aarch64": {"isa_neon.cpp": [], "isa_portable.cpp": []},
-}
 
 
 def compiler() -> list[str]:
@@ -117,7 +96,7 @@ def compile_module(native: Path, folder: Path) -> Path:
     ):
         flags += ["-isystem", str(include)]
     commands: list[tuple[Path, list[str]]] = []
-    levels = LEVELS.get(platform.machine(), {"isa_portable.cpp": []})
+    levels = levels_of(native)
     for source in sorted(native.glob("*.cpp")):
         if source.name.startswith("isa_") and source.name not in levels:
             continue
@@ -143,6 +122,12 @@ def compile_module(native: Path, folder: Path) -> Path:
         + [f"-L{mlx / 'lib'}", "-lmlx", "-pthread"]
     )
     return library
+
+
+def levels_of(native: Path) -> dict[str, list[str]]:
+    """Sources of the instruction sets that this machine's processors may have, with options."""
+    tables = tomllib.loads((native / "levels.toml").read_text(encoding="utf-8"))
+    return tables.get(platform.machine(), tables["other"])
 
 
 def package_folder(name: str) -> Path:

@@ -15,7 +15,7 @@ namespace {
 constexpr int kPanelRows = 32;        // matrix rows that are dequantized at once
 constexpr int64_t kPanelCount = 256;  // rows of x that one panel is multiplied with
 // Multiplications that are worth another thread's while.
-constexpr int64_t kTaskSize = 1 << 18;
+constexpr int64_t kTaskSize = 1 << 17;
 
 // Memory that a thread keeps from one task to the next.
 float* scratch(size_t size) {
