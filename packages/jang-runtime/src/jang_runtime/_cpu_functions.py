@@ -1,15 +1,16 @@
 """MLX's functions on the CPU, computed by the compiled kernels.
 
 Models of all architectures call `mx.fast.rope`, `mx.fast.rms_norm`,
-`mx.fast.scaled_dot_product_attention` and mlx-lm's `swiglu`, which MLX's Linux CPU backend computes
-without vector instructions. While a model of ours builds its graph, these names stand for the
-kernels; before and after they are MLX's. So no architecture needs code of its own, and other models
-of the process are left alone.
+`mx.fast.scaled_dot_product_attention`, `mx.softmax`, `nn.silu` and mlx-lm's `swiglu`, which MLX's
+Linux CPU backend computes without vector instructions. While a model of ours builds its graph,
+these names stand for the kernels; before and after they are MLX's. So no architecture needs code of
+its own, and other models of the process are left alone.
 """
 
 import sys
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, Final, cast
 
@@ -22,18 +23,18 @@ from jang_runtime._native import cpu_kernels
 Function = Callable[..., mx.array]
 
 _SWIGLU: Final = "swiglu"
-
-_MLX: Final[dict[str, Function]] = {
-    name: cast(Function, getattr(mx.fast, name))
-    for name in ("rms_norm", "rope", "scaled_dot_product_attention")
-}
+_MLX_RMS_NORM: Final = mx.fast.rms_norm
+_MLX_ROPE: Final = mx.fast.rope
+_MLX_ATTENTION: Final = mx.fast.scaled_dot_product_attention
+_MLX_SOFTMAX: Final = mx.softmax
+_MLX_SILU: Final = cast(Function, nn.silu)  # pyright: ignore[reportUnknownMemberType]
 
 
 def _rms_norm(x: mx.array, weight: mx.array | None, eps: float, **rest: Any) -> mx.array:
     native = cpu_kernels()
     weighted = weight is None or weight.dtype == mx.float32
     if native is None or x.dtype != mx.float32 or not weighted or rest:
-        return _MLX["rms_norm"](x, weight, eps, **rest)
+        return _MLX_RMS_NORM(x, weight, eps, **rest)
     return native.rms_norm(x, weight, eps)
 
 
@@ -50,7 +51,7 @@ def _rope(
 ) -> mx.array:
     native = cpu_kernels()
     if native is None or x.dtype != mx.float32 or x.ndim < 3 or rest:
-        return _MLX["rope"](
+        return _MLX_ROPE(
             x,
             dims,
             traditional=traditional,
@@ -77,9 +78,7 @@ def _attention(
     native = cpu_kernels()
     floats = q.dtype == k.dtype == v.dtype == mx.float32
     if native is None or not floats or rest or (isinstance(mask, str) and mask != "causal"):
-        return _MLX["scaled_dot_product_attention"](
-            q, k, v, scale=scale, mask=mask, sinks=sinks, **rest
-        )
+        return _MLX_ATTENTION(q, k, v, scale=scale, mask=mask, sinks=sinks, **rest)
     causal = isinstance(mask, str)
     return native.attention(q, k, v, scale, causal, None if causal else mask, sinks)
 
@@ -91,44 +90,73 @@ def _swiglu(gate: mx.array, x: mx.array) -> mx.array:
     return native.swiglu(gate, x)
 
 
-_OURS: Final[dict[str, Function]] = {
-    "rms_norm": _rms_norm,
-    "rope": _rope,
-    "scaled_dot_product_attention": _attention,
-}
+def _softmax(a: mx.array, /, axis: int | Sequence[int] | None = None, **rest: Any) -> mx.array:
+    native = cpu_kernels()
+    is_last = axis == -1 or (isinstance(axis, int) and axis == a.ndim - 1)
+    # Sums are precise here whether or not that is asked for.
+    if native is None or a.dtype != mx.float32 or not is_last or a.size == 0 or "stream" in rest:
+        return _MLX_SOFTMAX(a, axis, **rest)
+    return native.softmax(a)
+
+
+def _silu(x: mx.array) -> mx.array:
+    native = cpu_kernels()
+    if native is None or x.dtype != mx.float32:
+        return _MLX_SILU(x)
+    return native.silu(x)
+
+
+@dataclass(frozen=True)
+class _Replacement:
+    """A name of a module, and the functions that it stands for."""
+
+    module: ModuleType
+    name: str
+    mlx: Function
+    ours: Function
+
+
+_REPLACEMENTS: Final = (
+    _Replacement(mx.fast, "rms_norm", _MLX_RMS_NORM, _rms_norm),
+    _Replacement(mx.fast, "rope", _MLX_ROPE, _rope),
+    _Replacement(mx.fast, "scaled_dot_product_attention", _MLX_ATTENTION, _attention),
+    _Replacement(mx, "softmax", _MLX_SOFTMAX, _softmax),
+    _Replacement(nn, "silu", _MLX_SILU, _silu),
+)
 
 
 def with_cpu_functions(model: nn.Module) -> nn.Module:
     """The model, with the kernels' functions in place while it is called."""
-    from mlx_lm.models import activations
-
-    original = activations.swiglu
-    parts = cast(list[nn.Module], model.modules())
-    modules = {sys.modules[type(part).__module__] for part in parts}
-    users = [module for module in modules if getattr(module, _SWIGLU, None) is original]
+    replacements = (*_REPLACEMENTS, *_swiglu_of(model))
     model_class = cast(Any, type(model))
 
     def call(self: Any, *arguments: Any, **named: Any) -> Any:
-        with _functions_in_place(users, original):
+        with _in_place(replacements):
             return model_class.__call__(self, *arguments, **named)
 
     return adopt(type(model_class.__name__, (model_class,), {"__call__": call}), model)
 
 
+def _swiglu_of(model: nn.Module) -> list[_Replacement]:
+    """mlx-lm's `swiglu` in the modules of the model's classes, which have imported it by name."""
+    from mlx_lm.models.activations import swiglu
+
+    parts = cast(list[nn.Module], model.modules())
+    modules = {sys.modules[type(part).__module__] for part in parts}
+    users = [module for module in modules if getattr(module, _SWIGLU, None) is swiglu]
+    return [_Replacement(module, _SWIGLU, swiglu, _swiglu) for module in users]
+
+
 @contextmanager
-def _functions_in_place(users: Sequence[ModuleType], swiglu: Function) -> Generator[None]:
+def _in_place(replacements: Sequence[_Replacement]) -> Generator[None]:
     """Names stand for our functions inside, and for MLX's afterwards.
 
     Another thread that leaves first takes ours away early: results stay the same, only slower.
     """
-    for name, function in _OURS.items():
-        setattr(mx.fast, name, function)
-    for module in users:
-        setattr(module, _SWIGLU, _swiglu)
+    for each in replacements:
+        setattr(each.module, each.name, each.ours)
     try:
         yield
     finally:
-        for name, function in _MLX.items():
-            setattr(mx.fast, name, function)
-        for module in users:
-            setattr(module, _SWIGLU, swiglu)
+        for each in replacements:
+            setattr(each.module, each.name, each.mlx)
