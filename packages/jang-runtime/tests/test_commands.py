@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from typer.testing import CliRunner
 
@@ -22,6 +23,27 @@ def test_generate_prints_the_answer_and_nothing_else_on_stdout(tiny_model: Path)
     assert document["finish_reason"] == "MAX_TOKENS"
 
 
+def test_generate_chooses_and_stops_as_it_is_told(tiny_model: Path) -> None:
+    arguments = ["generate", str(tiny_model), "hi", "--max-tokens", "9", "--json"]
+
+    def answer(*more: str) -> dict[str, Any]:
+        result = CliRunner().invoke(app, [*arguments, *more])
+        assert result.exit_code == 0, result.output
+        return json.loads(result.stdout)
+
+    plain = answer("--logprobs", "2")
+    ids = [entry["token_id"] for entry in plain["logprobs"]]
+    assert ids == [entry["top"][0]["token_id"] for entry in plain["logprobs"]]
+    assert [len(entry["top"]) for entry in plain["logprobs"]] == [2] * 9
+    assert answer("--temperature", "2", "--top-k", "1")["text"] == plain["text"]
+    assert answer("--temperature", "2", "--min-p", "1")["text"] == plain["text"]
+    for penalty in ("--repetition-penalty", "--presence-penalty", "--frequency-penalty"):
+        assert answer(penalty, "50")["text"] != plain["text"]
+    stopped = answer("--stop", "nowhere", "--stop", plain["text"][3:5])
+    assert stopped["text"] == plain["text"][: plain["text"].index(plain["text"][3:5])]
+    assert stopped["finish_reason"] == "STOP_STRING"
+
+
 def test_chat_answers_line_by_line_and_remembers(tiny_model: Path) -> None:
     arguments = ["chat", str(tiny_model), "--max-tokens", "3", "--temperature", "0"]
     one = CliRunner().invoke(app, arguments, input="hi\n")
@@ -36,6 +58,9 @@ def test_user_mistakes_end_with_one_line_and_status_2(tiny_model: Path, tmp_path
     for arguments in (
         ["generate", str(tmp_path / "nothing"), "hi"],
         ["generate", str(tiny_model), "hi", "--temperature", "101"],
+        ["generate", str(tiny_model), "hi", "--logprobs", "1"],
+        ["generate", str(tiny_model), "hi", "--kv-bits", "4"],
+        ["serve", str(tiny_model), "--max-active", "0"],
         ["serve", str(tiny_model), "--listen", "0.0.0.0:0"],
         ["serve", str(tiny_model), "--listen", "nowhere"],
     ):

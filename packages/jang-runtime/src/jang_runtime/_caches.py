@@ -107,6 +107,19 @@ def copied(caches: Caches) -> Caches:
     return copy.deepcopy(caches)
 
 
+def compact(caches: Caches) -> Caches:
+    """A copy without the spare room that key-value caches make, 256 tokens at a time."""
+    from mlx_lm.models.cache import KVCache, QuantizedKVCache
+
+    copies = copied(caches)
+    for layer in copies:
+        if isinstance(layer, KVCache | QuantizedKVCache) and not layer.empty():
+            layer.keys, layer.values = _first(layer.offset, (layer.keys, layer.values))
+    states = [layer.state for layer in copies]
+    mx.async_eval(states)  # pyright: ignore[reportUnknownMemberType]
+    return copies
+
+
 def repeated(caches: Caches, count: int) -> Caches:
     """One request's caches for `count` continuations of it, row by row the same.
 
@@ -181,6 +194,15 @@ def check_kv_quantization(loaded: LoadedModel, wanted: KVQuantization) -> None:
             f"kv_quantization: found {wanted.bits} bits for {loaded.info.architecture}, expected "
             f"none: its attention cannot read quantized caches ({reason})"
         ) from error
+
+
+def _first(length: int, arrays: object) -> Any:
+    """The first tokens of arrays `[1, heads, tokens, n]`, in whatever they come."""
+
+    def first(array: mx.array) -> mx.array:
+        return mx.contiguous(array[..., :length, :])
+
+    return tree_map(first, arrays)
 
 
 def _quantize(caches: Caches, wanted: KVQuantization) -> None:

@@ -5,7 +5,8 @@ thread calls; it has to hand them on (to a queue, to an event loop) and return a
 """
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import TypeAlias
@@ -139,7 +140,8 @@ class Engine:
                 raise
             self._statistics = scheduler.statistics()
             self._loaded.put(loaded.info)
-            self._serve(scheduler)
+            with _weights_wired():
+                self._serve(scheduler)
         finally:
             self._end(scheduler)
             # Without this a thread that used MLX can abort the process at exit.
@@ -177,3 +179,16 @@ class Engine:
         for command in self._new_commands(wait=False):
             if isinstance(command, Ticket):
                 command.fail(error)
+
+
+@contextmanager
+def _weights_wired() -> Generator[None]:
+    """Keep weights from being paged out between passes where that can be, on Metal."""
+    from mlx_lm.utils import maybe_set_recommended_wired_limit
+
+    before = maybe_set_recommended_wired_limit()
+    try:
+        yield
+    finally:
+        if before is not None:
+            mx.set_wired_limit(before)

@@ -12,7 +12,7 @@ from typing import Final, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from jang_runtime._caches import Caches, can_trim, copied, size_in_bytes, trim
+from jang_runtime._caches import Caches, can_trim, compact, copied, size_in_bytes, trim
 
 # Each look-up compares the prompt with all of them, some microseconds each.
 _MOST_ENTRIES: Final = 256
@@ -75,12 +75,16 @@ class PrefixCache:
 
     def put(self, tokens: Sequence[int], caches: Caches) -> None:
         """Keep caches of exactly these tokens; whoever gives them may go on with them."""
-        size = size_in_bytes(caches)
-        if not tokens or size > self._limit:
+        text = np.array(tokens, np.int32)
+        if not self.is_on or not tokens:
             return
-        new = _Entry(np.array(tokens, np.int32), copied(caches), size)
-        if any(entry.usable(new.tokens) == len(new.tokens) for entry in self._entries):
+        if any(entry.usable(text) == len(text) for entry in self._entries):
             return
+        kept = compact(caches)
+        size = size_in_bytes(kept)
+        if size > self._limit:
+            return
+        new = _Entry(text, kept, size)
         # What the new one can stand for is not kept twice.
         self._entries = [
             entry for entry in self._entries if new.usable(entry.tokens) < len(entry.tokens)

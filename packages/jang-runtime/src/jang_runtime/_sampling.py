@@ -49,7 +49,7 @@ class Chooser:
         if sampling.temperature == 0:
             return mx.argmax(logits, axis=-1)
         ids, logits = most_likely(logits * (1.0 / sampling.temperature), sampling.top_k)
-        drawn = mx.random.categorical(restrict(logits, sampling), key=draw_key(self.seed, index))
+        drawn = draw(restrict(logits, sampling), draw_key(self.seed, index))
         return drawn if ids is None else mx.take_along_axis(ids, drawn[:, None], axis=-1)[:, 0]
 
 
@@ -68,6 +68,16 @@ def draw_key(seed: int, index: int) -> mx.array:
     """The key of draw number `index`: a hash, because splitting keys costs MLX operations."""
     digest = hashlib.blake2b(struct.pack("<QQ", seed, index), digest_size=8).digest()
     return mx.array(struct.unpack("<II", digest), mx.uint32)
+
+
+def draw(logits: mx.array, key: mx.array) -> mx.array:
+    """An index `[1]` for logits `[1, n]`, as often as its probability: the Gumbel-max trick.
+
+    `mx.random.categorical` adds probabilities up in float32 and looks up one number: a difference
+    in the last bits of 50,000 logits moves the result to a neighbour in 0.3 % of draws, and here in
+    none of a thousand.
+    """
+    return mx.argmax(logits + mx.random.gumbel(logits.shape, key=key), axis=-1)
 
 
 def most_likely(logits: mx.array, count: int) -> tuple[mx.array | None, mx.array]:

@@ -23,8 +23,10 @@ from jang_runtime._tickets import Ticket
 
 _log = logging.getLogger("jang_runtime")
 
-# Tokens of text in a step; running generations wait for it. On CPU a token takes about 0.1 s.
-_PIECE: Final = {"cpu": 32, "metal": 512, "cuda": 512}
+# Tokens of text in a step, for which running generations wait, and where none is running; between
+# steps a request can be cancelled.
+_PIECE: Final = {"cpu": 64, "metal": 512, "cuda": 512}
+_PIECE_ALONE: Final = {"cpu": 256, "metal": 2048, "cuda": 2048}
 _MOST_AT_ONCE: Final = 256
 
 Task: TypeAlias = Generation | Scoring | Positions
@@ -43,7 +45,7 @@ class EngineOptions:
     """
 
     max_active: int = 16
-    prefix_cache_bytes: int = 512 * 2**20
+    prefix_cache_bytes: int = 512 * 10**6
     kv_quantization: KVQuantization | None = None
 
 
@@ -98,6 +100,8 @@ class Scheduler:
         self._drop_cancelled()
         while self._waiting and self._active() < self._most:
             self._begin(self._waiting.popleft())
+        # To begin takes a while, and no text need be worked through in vain.
+        self._drop_cancelled()
         self._work_on_text()
         batches = {id(batch): batch for _, batch in self._decoding.values()}
         for batch in batches.values():
@@ -170,7 +174,7 @@ class Scheduler:
         """A piece of prompts or of texts to score, in turns; in each the first comes first."""
         scoring = bool(self._scorings) and (self._scoring_is_next or not self._generations)
         self._scoring_is_next = not scoring
-        left = _PIECE[self._loaded.info.backend]
+        left = (_PIECE if self._decoding else _PIECE_ALONE)[self._loaded.info.backend]
         while left > 0 and (self._scorings if scoring else self._generations):
             left -= self._score(left) if scoring else self._prefill(left)
 

@@ -15,33 +15,44 @@ from jang_format.terminal import count_progress, plain_console, print_json, user
 from jang_runtime._bench import bench, ours, stock_mlx_lm
 from jang_runtime._bench_report import table
 from jang_runtime._bench_task import BenchOptions
+from jang_runtime._caches import KVQuantization
+from jang_runtime._command_options import (
+    FrequencyOption,
+    KVBitsOption,
+    KVStartOption,
+    LogprobsOption,
+    MaxTokensOption,
+    MinPOption,
+    ModelArgument,
+    PresenceOption,
+    RepetitionOption,
+    SeedOption,
+    StopOption,
+    TemperatureOption,
+    TopKOption,
+    TopPOption,
+    kv_quantization,
+)
 from jang_runtime._engine import Engine
 from jang_runtime._errors import InvalidRequestError, JangRuntimeError, ListenError
-from jang_runtime._requests import GenerationRequest, Sampling, Stopping
+from jang_runtime._requests import GenerationRequest, Logprobs, Sampling, Stopping
+from jang_runtime._scheduler import EngineOptions
 from jang_runtime._server import is_loopback
 from jang_runtime._server import serve as serve_engine
-from jang_runtime.terminal import chat, describe_speed, prompt_for, quiet_libraries, write_answer
+from jang_runtime.terminal import (
+    answer_as_json,
+    chat,
+    describe_speed,
+    prompt_for,
+    quiet_libraries,
+    write_answer,
+)
 
 app = typer.Typer(
     help="Run JANG models and serve them over gRPC.",
     no_args_is_help=True,
     rich_markup_mode="rich",
 )
-
-ModelArgument = Annotated[Path, typer.Argument(metavar="MODEL", help="A model directory.")]
-MaxTokensOption = Annotated[
-    int | None, typer.Option("--max-tokens", help="Most tokens of an answer.  [default: 512]")
-]
-TemperatureOption = Annotated[
-    float, typer.Option("--temperature", help="0 takes the most likely token every time.")
-]
-TopPOption = Annotated[
-    float, typer.Option("--top-p", help="Sample from tokens that add up to this.")
-]
-SeedOption = Annotated[
-    int | None, typer.Option("--seed", min=0, help="The same seed gives the same text.")
-]
-
 
 Opponent = Literal["mlx-lm"]
 
@@ -59,11 +70,11 @@ def refuse_missing(path: Path) -> None:
 
 
 @contextmanager
-def open_engine(path: Path) -> Generator[Engine]:
+def open_engine(path: Path, options: EngineOptions | None = None) -> Generator[Engine]:
     """Load a model, saying so on stderr."""
     refuse_missing(path)
     quiet_libraries()
-    with Engine(path) as engine:
+    with Engine(path, options=options) as engine:
         info = engine.info
         typer.echo(
             f"{info.name}: {info.architecture}, {info.profile or 'no profile'}, "
@@ -79,51 +90,78 @@ def generate(
     model: ModelArgument,
     prompt: Annotated[str, typer.Argument(help="The question.")],
     max_tokens: MaxTokensOption = None,
+    stop: StopOption = None,
     temperature: TemperatureOption = 0.0,
     top_p: TopPOption = 1.0,
+    top_k: TopKOption = 0,
+    min_p: MinPOption = 0.0,
     seed: SeedOption = None,
+    repetition_penalty: RepetitionOption = 1.0,
+    presence_penalty: PresenceOption = 0.0,
+    frequency_penalty: FrequencyOption = 0.0,
+    logprobs: LogprobsOption = None,
+    kv_bits: KVBitsOption = None,
+    kv_start: KVStartOption = KVQuantization.start,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Answer one question."""
-    with user_errors(JangRuntimeError), open_engine(model) as engine:
+    options = EngineOptions(kv_quantization=kv_quantization(kv_bits, kv_start))
+    with user_errors(JangRuntimeError), open_engine(model, options) as engine:
+        if logprobs is not None and not as_json:
+            raise InvalidRequestError("--logprobs", logprobs, "--json beside it")
         request = GenerationRequest(
             prompt=prompt_for(engine, prompt),
-            sampling=Sampling(temperature=temperature, top_p=top_p, seed=seed),
-            stopping=Stopping(max_tokens=max_tokens),
+            sampling=Sampling(
+                temperature=temperature,
+                top_p=top_p,
+                top_k=top_k,
+                min_p=min_p,
+                seed=seed,
+                repetition_penalty=repetition_penalty,
+                presence_penalty=presence_penalty,
+                frequency_penalty=frequency_penalty,
+            ),
+            stopping=Stopping(max_tokens=max_tokens, stop_strings=tuple(stop or ())),
+            logprobs=Logprobs(output=logprobs),
         )
-        text, finished = write_answer(engine, request, sys.stderr if as_json else sys.stdout)
+        answer = write_answer(engine, request, sys.stderr if as_json else sys.stdout)
         if as_json:
-            typer.echo(
-                json.dumps(
-                    {
-                        "text": text,
-                        "finish_reason": finished.reason.value,
-                        "prompt_tokens": finished.prompt_tokens,
-                        "completion_tokens": finished.completion_tokens,
-                        "prefill_seconds": finished.timings.prefill,
-                        "decode_seconds": finished.timings.decode,
-                    },
-                    ensure_ascii=False,
-                    indent=2,
-                )
-            )
-        typer.echo(describe_speed(finished), err=True)
+            typer.echo(json.dumps(answer_as_json(answer), ensure_ascii=False, indent=2))
+        typer.echo(describe_speed(answer.finished), err=True)
 
 
 @app.command("chat", epilog="Example: jang-runtime chat ./smollm2-4M")
 def chat_command(
     model: ModelArgument,
     max_tokens: MaxTokensOption = None,
+    stop: StopOption = None,
     temperature: TemperatureOption = 0.7,
     top_p: TopPOption = 0.95,
+    top_k: TopKOption = 0,
+    min_p: MinPOption = 0.0,
     seed: SeedOption = None,
+    repetition_penalty: RepetitionOption = 1.0,
+    presence_penalty: PresenceOption = 0.0,
+    frequency_penalty: FrequencyOption = 0.0,
+    kv_bits: KVBitsOption = None,
+    kv_start: KVStartOption = KVQuantization.start,
 ) -> None:
     """Talk with a model."""
-    with user_errors(JangRuntimeError), open_engine(model) as engine:
+    options = EngineOptions(kv_quantization=kv_quantization(kv_bits, kv_start))
+    with user_errors(JangRuntimeError), open_engine(model, options) as engine:
         chat(
             engine,
-            Sampling(temperature=temperature, top_p=top_p, seed=seed),
-            Stopping(max_tokens=max_tokens),
+            Sampling(
+                temperature=temperature,
+                top_p=top_p,
+                top_k=top_k,
+                min_p=min_p,
+                seed=seed,
+                repetition_penalty=repetition_penalty,
+                presence_penalty=presence_penalty,
+                frequency_penalty=frequency_penalty,
+            ),
+            Stopping(max_tokens=max_tokens, stop_strings=tuple(stop or ())),
         )
 
 
@@ -137,6 +175,19 @@ def serve(
         bool,
         typer.Option("--insecure", help="Listen beyond this machine, without TLS or passwords."),
     ] = False,
+    max_active: Annotated[
+        int, typer.Option("--max-active", help="Most requests under way; the others wait.")
+    ] = EngineOptions.max_active,
+    prefix_cache: Annotated[
+        int,
+        typer.Option(
+            "--prefix-cache",
+            metavar="MB",
+            help="Memory for beginnings of prompts that come again; 0 turns it off.",
+        ),
+    ] = EngineOptions.prefix_cache_bytes // 10**6,
+    kv_bits: KVBitsOption = None,
+    kv_start: KVStartOption = KVQuantization.start,
 ) -> None:
     """Serve a model over gRPC (jang.runtime.v1) until Ctrl-C or SIGTERM.
 
@@ -149,7 +200,10 @@ def serve(
                 "127.0.0.1:50051; --insecure allows others"
             )
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
-        with open_engine(model) as engine:
+        options = EngineOptions(
+            max_active, prefix_cache * 10**6, kv_quantization(kv_bits, kv_start)
+        )
+        with open_engine(model, options) as engine:
             asyncio.run(serve_engine(engine, listen, _announce))
 
 

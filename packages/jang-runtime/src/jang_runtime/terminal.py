@@ -4,11 +4,12 @@ import os
 import sys
 from collections.abc import Generator, Iterator
 from contextlib import closing
+from dataclasses import dataclass
 from queue import SimpleQueue
-from typing import TextIO
+from typing import Any, TextIO
 
 from jang_runtime._engine import Engine
-from jang_runtime._events import Delta, Event, Failed, Finished
+from jang_runtime._events import Delta, Event, Failed, Finished, TokenLogprobs
 from jang_runtime._requests import (
     ChatMessage,
     ChatPrompt,
@@ -48,26 +49,60 @@ def prompt_for(engine: Engine, text: str) -> Prompt:
     return TextPrompt(text)
 
 
-def write_answer(engine: Engine, request: GenerationRequest, out: TextIO) -> tuple[str, Finished]:
-    """Write an answer as it is generated; returns its text and its end.
+@dataclass(frozen=True)
+class Answer:
+    """A whole answer, its log-probabilities if they were asked for, and its end."""
+
+    text: str
+    logprobs: tuple[TokenLogprobs, ...]
+    finished: Finished
+
+
+def write_answer(engine: Engine, request: GenerationRequest, out: TextIO) -> Answer:
+    """Write an answer as it is generated.
 
     Raises:
         JangRuntimeError: If the request fails.
     """
     parts: list[str] = []
+    logprobs: list[TokenLogprobs] = []
     with closing(stream_events(engine, request)) as events:
         for event in events:
             match event:
                 case Delta(text):
                     parts.append(text)
+                    logprobs += event.logprobs
                     out.write(text)
                     out.flush()
                 case Finished():
                     out.write("\n")
-                    return "".join(parts), event
+                    return Answer("".join(parts), tuple(logprobs), event)
                 case _:
                     pass
     raise AssertionError("a request ends with Finished or Failed")
+
+
+def answer_as_json(answer: Answer) -> dict[str, Any]:
+    """An answer as programs read it."""
+    finished = answer.finished
+    document: dict[str, Any] = {
+        "text": answer.text,
+        "finish_reason": finished.reason.value,
+        "prompt_tokens": finished.prompt_tokens,
+        "completion_tokens": finished.completion_tokens,
+        "prefill_seconds": finished.timings.prefill,
+        "decode_seconds": finished.timings.decode,
+    }
+    if answer.logprobs:
+        document["logprobs"] = [
+            {
+                "token_id": entry.token_id,
+                "logprob": entry.logprob,
+                "top": [{"token_id": token, "logprob": value} for token, value in entry.top],
+            }
+            for entry in answer.logprobs
+        ]
+    return document
 
 
 def chat(engine: Engine, sampling: Sampling, stopping: Stopping) -> None:
@@ -83,13 +118,13 @@ def chat(engine: Engine, sampling: Sampling, stopping: Stopping) -> None:
         prompt = ChatPrompt(tuple(turns)) if engine.info.has_chat_template else TextPrompt(text)
         request = GenerationRequest(prompt=prompt, sampling=sampling, stopping=stopping)
         try:
-            answer, _ = write_answer(engine, request, sys.stdout)
+            answer = write_answer(engine, request, sys.stdout)
         except KeyboardInterrupt:
             # The model has not said it: the next turn begins where this one did.
             turns.pop()
             print("\n(stopped)", file=sys.stderr)
             continue
-        turns.append(ChatMessage("assistant", answer))
+        turns.append(ChatMessage("assistant", answer.text))
 
 
 def _lines() -> Iterator[str]:

@@ -66,8 +66,8 @@ def run(
                 chat(engine, sampling, stopping)
                 return
             request = GenerationRequest(prompt_for(engine, prompt), sampling, stopping)
-            _, finished = write_answer(engine, request, sys.stdout)
-            typer.echo(describe_speed(finished), err=True)
+            answer = write_answer(engine, request, sys.stdout)
+            typer.echo(describe_speed(answer.finished), err=True)
 
 
 if __name__ == "__main__":
