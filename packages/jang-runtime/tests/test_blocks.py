@@ -2,6 +2,9 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from runpy import run_path
 from typing import Any
 
 import mlx.core as mx
@@ -16,11 +19,21 @@ from numpy.typing import NDArray
 
 from jang_format import BIT_WIDTHS, assemble_blocks, block_arrays, dequantize
 from jang_runtime import ModelError
+from jang_runtime._backend import detect_backend
+from jang_runtime._blocks.gpu import KernelOperations
+from jang_runtime._blocks.kernel_texts import INPUTS, GpuBackend, KernelName
 from jang_runtime._blocks.matrices import BlockMatrices, BlockOperations, block_matrices
 from jang_runtime._blocks.modules import BLOCK_MODULES
 from jang_runtime._blocks.native import NativeOperations
+from jang_runtime._blocks.operations import operations_for
 from jang_runtime._blocks.plain import PlainOperations
 from jang_runtime._native import cpu_kernels
+
+EMULATION = run_path(str(Path(__file__).parent / "emulated_kernels.py"))
+Operations = Callable[[BlockMatrices], BlockOperations]
+DTYPES = (mx.float32, mx.float16, mx.bfloat16)
+# What a number may be off by when it is rounded to a type.
+ROUNDING = {mx.float32: 2.0**-24, mx.float16: 2.0**-11, mx.bfloat16: 2.0**-8}
 
 
 @dataclass(frozen=True)
@@ -56,14 +69,57 @@ def native(matrices: BlockMatrices) -> BlockOperations:
     return NativeOperations(matrices, kernels)
 
 
-without_extension = pytest.mark.skipif(
-    cpu_kernels() is None, reason="the compiled extension is not built here"
+def emulated(backend: GpuBackend, folder: Path, before: int = 0) -> Operations:
+    """The kernels of a GPU on the host, every one that the launches ask for."""
+    constants: list[tuple[KernelName, tuple[tuple[str, int | bool], ...]]] = [
+        ("rows", (("THREADS", 128),)),
+        *(
+            ("vector", (("X_ROWS", n), ("OUT_ROWS", 2), ("SIMD_GROUPS", 4), ("GATHERS", gathers)))
+            for n, gathers in ((1, False), (2, False), (4, False), (1, True))
+        ),
+        *(("matrix", (("GATHERS", gathers),)) for gathers in (False, True)),
+    ]
+    instances = [
+        EMULATION["Instance"](kernel, backend, dtype, values)
+        for (kernel, values), dtype in product(constants, DTYPES)
+    ]
+    program = EMULATION["compile_instances"](instances, folder)
+    kernels = {name: EMULATION["EmulatedKernel"](program, name, backend) for name in INPUTS}
+    return lambda matrices: KernelOperations(matrices, kernels)
+
+
+def on_the_gpu(matrices: BlockMatrices) -> BlockOperations:
+    return operations_for(matrices, detect_backend())
+
+
+def needs(there: object, reason: str) -> pytest.MarkDecorator:
+    return pytest.mark.skipif(not there, reason=reason)
+
+
+HAS_GPU = detect_backend() != "cpu"
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        "plain",
+        pytest.param("native", marks=needs(cpu_kernels(), "the extension is not built here")),
+        pytest.param("metal text", marks=needs(EMULATION["COMPILER"], "no C++ compiler is here")),
+        pytest.param("cuda text", marks=needs(EMULATION["COMPILER"], "no C++ compiler is here")),
+        pytest.param("gpu", marks=needs(HAS_GPU, "MLX has no GPU here")),
+    ],
 )
-WAYS = [
-    pytest.param(PlainOperations, id="plain"),
-    pytest.param(native, id="native", marks=without_extension),
-]
-Operations = Callable[[BlockMatrices], BlockOperations]
+def operations(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Operations:
+    """Each way to compute with block matrices."""
+    way: str = request.param
+    if way.endswith(" text"):
+        backend: GpuBackend = "metal" if way.startswith("metal") else "cuda"
+        return emulated(backend, tmp_path_factory.mktemp(backend))
+    return {"plain": PlainOperations, "native": native, "gpu": on_the_gpu}[way]
+
+
 shapes = st.tuples(st.integers(1, 4), st.integers(1, 9), st.integers(1, 200))
 seeds = st.integers(0, 2**32 - 1)
 
@@ -76,8 +132,7 @@ def close(found: mx.array, x: NDArray[np.float32], values: NDArray[np.float32], 
     assert (np.abs(np.array(found) - expected) <= 2e-6 * magnitude).all()
 
 
-@pytest.mark.parametrize("operations", WAYS)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(seed=seeds, shape=shapes, data=st.data())
 def test_rows_are_the_values_of_the_format_to_the_last_bit(
     operations: Operations, seed: int, shape: tuple[int, int, int], data: st.DataObject
@@ -89,8 +144,7 @@ def test_rows_are_the_values_of_the_format_to_the_last_bit(
     np.testing.assert_array_equal(np.array(found), made.values.reshape(total, -1)[rows])
 
 
-@pytest.mark.parametrize("operations", WAYS)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(seed=seeds, shape=shapes, count=st.integers(1, 20))
 def test_vectors_and_matrices_times_blocks_are_what_numpy_multiplies(
     operations: Operations, seed: int, shape: tuple[int, int, int], count: int
@@ -101,8 +155,7 @@ def test_vectors_and_matrices_times_blocks_are_what_numpy_multiplies(
     close(found, x, made.values[0], "bnk,ok->bno")
 
 
-@pytest.mark.parametrize("operations", WAYS)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(seed=seeds, shape=shapes, rows=st.integers(1, 7), share=st.integers(1, 3))
 def test_each_row_is_multiplied_by_the_matrix_that_is_chosen_for_it(
     operations: Operations, seed: int, shape: tuple[int, int, int], rows: int, share: int
@@ -113,6 +166,46 @@ def test_each_row_is_multiplied_by_the_matrix_that_is_chosen_for_it(
     indices = random.integers(0, shape[0], rows * share).astype(np.uint32)
     found = operations(made.matrices).gather_linear(mx.array(x), mx.array(indices))
     close(found, np.repeat(x, share, axis=0), made.values[indices], "nk,nok->no")
+
+
+# Matrices, rows and columns, and how many vectors: rows that end inside a block, columns beyond the
+# 32 blocks that go through at once, more rows and vectors than a tile has.
+VECTORS = [((1, 21, 2113), 1), ((1, 9, 130), 2), ((1, 9, 2113), 3), ((4, 9, 2113), 3)]
+TILES = [((1, 70, 100), 9), ((1, 3, 130), 66), ((3, 66, 70), 13), ((3, 5, 130), 70)]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("shape", "count"), VECTORS + TILES)
+def test_sums_are_float32_whatever_the_type_of_the_vectors(
+    operations: Operations, shape: tuple[int, int, int], count: int, dtype: mx.Dtype
+) -> None:
+    made = example(count, *shape)
+    random = np.random.default_rng(count)
+    x = mx.array(random.normal(size=(count, shape[2]))).astype(dtype)
+    exact = np.array(x.astype(mx.float32)).astype(np.float64)
+    # Runs of one matrix, and single ones between them.
+    indices = np.sort(random.integers(0, shape[0], count)).astype(np.uint32)
+    indices[:: 5 + count // 3] = 0
+    computed = operations(made.matrices)
+    chosen = mx.array(indices)
+    found = computed.linear(x) if shape[0] == 1 else computed.gather_linear(x, chosen)
+    assert found.dtype == dtype
+    values = made.values[indices].astype(np.float64)
+    expected = np.einsum("nk,nok->no", exact, values)
+    # Tiles may round values to the type; the errors of a sum add up like a random walk. Results are
+    # rounded at the end.
+    walk = 6 * np.sqrt(np.einsum("nk,nok->no", exact**2, values**2))
+    magnitude = np.einsum("nk,nok->no", np.abs(exact), np.abs(values))
+    allowed = ROUNDING[dtype] * (walk + np.abs(expected)) + 2e-6 * magnitude
+    assert (np.abs(np.array(found.astype(mx.float32)) - expected) <= allowed).all()
+
+
+@pytest.mark.parametrize("dtype", [mx.float16, mx.bfloat16])
+def test_rows_of_16_bits_are_the_rounded_values(operations: Operations, dtype: mx.Dtype) -> None:
+    made = example(2, 2, 6, 130)
+    rows = mx.array([11, 0, 5, 6, 6], mx.uint32)
+    expected = mx.array(made.values.reshape(12, -1))[rows].astype(dtype)
+    assert mx.array_equal(operations(made.matrices).rows(rows, dtype), expected).item()
 
 
 def test_a_matrix_of_four_gigabytes_is_refused() -> None:
