@@ -10,20 +10,23 @@ import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import mlx.core as mx
 import numpy as np
 
-from jang_runtime._blocks.kernel_texts import GpuBackend, KernelName, kernel_text
+from jang_runtime._blocks.kernel_texts import (
+    OUTPUT,
+    TYPES,
+    Constants,
+    GpuBackend,
+    KernelName,
+    KernelText,
+    kernel_text,
+)
 
 COMPILER = next((found for name in ("g++", "clang++") if (found := shutil.which(name))), None)
 HEADERS = Path(__file__).parent / "emulation"
 
-TYPES = {
-    "metal": {mx.float32: "float", mx.float16: "float16_t", mx.bfloat16: "bfloat16_t"},
-    "cuda": {mx.float32: "float", mx.float16: "__half", mx.bfloat16: "__nv_bfloat16"},
-}
 ELEMENTS = {
     "x": "T",
     "indices": "uint32_t",
@@ -34,7 +37,7 @@ ELEMENTS = {
     "bit_map": "uint8_t",
     "block_offsets": "uint32_t",
     "matrix_offsets": "uint64_t",
-    "sizes": "uint32_t",
+    "columns": "uint32_t",
 }
 METAL_ATTRIBUTES = {
     "thread_index_in_simdgroup": ("uint", "emulation::lane()"),
@@ -45,97 +48,86 @@ METAL_ATTRIBUTES = {
         "metal::uint3{emulation::group.x, emulation::group.y, 0}",
     ),
 }
-# Arrays with fewer elements lie in Metal's constant memory.
-SMALL = 8
 
 
 @dataclass(frozen=True)
 class Instance:
-    """A kernel with its template arguments."""
+    """A kernel for a type of vectors, with constants."""
 
     kernel: KernelName
     backend: GpuBackend
     dtype: mx.Dtype
-    constants: tuple[tuple[str, int | bool], ...]
+    constants: Constants
+
+    @property
+    def text(self) -> KernelText:
+        return kernel_text(self.kernel, self.backend, self.dtype, self.constants)
 
     @property
     def name(self) -> str:
-        parts = [f"{key}_{int(value)}" for key, value in self.constants]
-        dtype = str(self.dtype).rpartition(".")[2]
-        return "_".join([self.backend, self.kernel, dtype, *parts])
+        return f"{self.backend}_{self.text.name}"
+
+    @property
+    def element(self) -> str:
+        return TYPES[self.backend][self.dtype]
 
 
 def metal_source(instance: Instance) -> str:
-    text = kernel_text(instance.kernel, "metal")
-    values = ["T", *(key for key, _ in instance.constants)]
-    kinds = [
-        "typename",
-        *("bool" if isinstance(value, bool) else "int" for _, value in instance.constants),
-    ]
+    text = instance.text
     parameters: list[str] = []
     for name in text.inputs:
-        element = TYPES["metal"][instance.dtype] if name == "x" else ELEMENTS[name]
-        space = "constant" if name == "sizes" else "device"
+        element = instance.element if name == "x" else ELEMENTS[name]
+        # MLX puts arrays of fewer than 8 elements into constant memory.
+        space = "constant" if name == "columns" else "device"
         parameters.append(f"const {space} {element}* {name} [[buffer({len(parameters)})]]")
         if f"{name}_shape" in text.body:
             parameters.append(f"const constant int* {name}_shape [[buffer({len(parameters)})]]")
-    output = TYPES["metal"][instance.dtype]
-    parameters.append(f"device {output}* {text.output} [[buffer({len(parameters)})]]")
+    parameters.append(f"device {instance.element}* {OUTPUT} [[buffer({len(parameters)})]]")
     parameters += [
         f"{kind} {name} [[{name}]]"
         for name, (kind, _) in METAL_ATTRIBUTES.items()
         if name in text.body
     ]
-    template = ", ".join(f"{kind} {name}" for kind, name in zip(kinds, values, strict=True))
     return (
-        f"{text.header}\ntemplate <{template}>\n[[kernel]] void {text.name}(\n  "
+        f"{text.header}\n[[kernel]] void {text.name}(\n  "
         + ",\n  ".join(parameters)
         + f") {{\n{text.body}\n}}\n"
     )
 
 
 def cuda_source(instance: Instance) -> str:
-    text = kernel_text(instance.kernel, "cuda")
+    text = instance.text
     parameters: list[str] = []
     for name in text.inputs:
-        element = TYPES["cuda"][instance.dtype] if name == "x" else ELEMENTS[name]
-        parameters.append(f"const {element}* {name}")
+        parameters.append(f"const {instance.element if name == 'x' else ELEMENTS[name]}* {name}")
         if f"{name}_shape" in text.body:
             parameters.append(f"const __grid_constant__ Shape {name}_shape")
-    parameters.append(f"{TYPES['cuda'][instance.dtype]}* {text.output}")
-    constants = [f"using T = {TYPES['cuda'][instance.dtype]};"]
-    for key, value in instance.constants:
-        kind = "bool" if isinstance(value, bool) else "int"
-        constants.append(f"constexpr {kind} {key} = {str(value).lower()};")
+    parameters.append(f"{instance.element}* {OUTPUT}")
     return (
         f"{text.header}\n__global__ void {text.name}(\n  "
         + ",\n  ".join(parameters)
-        + ") {\n"
-        + "\n".join(constants)
-        + f"\n{text.body}\n}}\n"
+        + f") {{\n{text.body}\n}}\n"
     )
 
 
 def launcher(instance: Instance) -> str:
     """The case of the program's main function that runs an instance."""
-    text = kernel_text(instance.kernel, instance.backend)
-    element = TYPES[instance.backend][instance.dtype]
+    text = instance.text
     arguments: list[str] = []
     for number, name in enumerate(text.inputs):
-        kind = element if name == "x" else ELEMENTS[name]
-        arguments.append(f"job.input<{kind}>({number})")
+        kind = instance.element if name == "x" else ELEMENTS[name]
+        before = "job.before" if name == "qweight" else "0"
+        arguments.append(f"job.input<{kind}>({number}, {before})")
         if f"{name}_shape" in text.body:
             shape = f"job.shapes[{number}]"
             arguments.append(f"{shape}.sizes" if instance.backend == "metal" else shape)
-    arguments.append(f"reinterpret_cast<{element}*>(job.output.data())")
-    called = f"{instance.name}::{text.name}"
+    arguments.append(f"reinterpret_cast<{instance.element}*>(job.output.data())")
     if instance.backend == "metal":
         arguments += [value for name, (_, value) in METAL_ATTRIBUTES.items() if name in text.body]
-        values = ", ".join([element, *(str(value).lower() for _, value in instance.constants)])
-        called += f"<{values}>"
     return (
         f'  if (job.name == "{instance.name}") {{\n'
-        f"    job.run([&] {{ {called}({', '.join(arguments)}); }});\n    return 0;\n  }}\n"
+        f"    job.run([&] {{ {instance.name}::{text.name}({', '.join(arguments)}); }});\n"
+        "    return 0;\n  }\n"
     )
 
 
@@ -149,12 +141,8 @@ struct Job {
   std::vector<char> output;
 
   template <typename T>
-  const T* input(int n) {
-    const char* at = inputs[n].data();
-    return reinterpret_cast<const T*>(n == QWEIGHT(name) ? at - before : at);
-  }
-  static int QWEIGHT(const std::string& name) {
-    return name.find("_rows_") != std::string::npos ? 1 : 2;
+  const T* input(int n, uint64_t bytes_before) {
+    return reinterpret_cast<const T*>(inputs[n].data() - bytes_before);
   }
   void run(const std::function<void()>& kernel) {
     for (uint32_t y = 0; y < groups[1]; ++y) {
@@ -187,7 +175,7 @@ int main() {
   const uint32_t inputs = read<uint32_t>();
   for (uint32_t n = 0; n < inputs; ++n) {
     Shape shape{};
-    for (int d = 0; d < 2; ++d) shape.sizes[d] = read<int32_t>();
+    for (int d = 0; d < 3; ++d) shape.sizes[d] = read<int32_t>();
     job.shapes.push_back(shape);
     job.inputs.push_back(read_bytes(read<uint64_t>()));
   }
@@ -213,7 +201,7 @@ def compile_instances(instances: Sequence[Instance], folder: Path) -> Path:
     file, program = folder / "kernels.cpp", folder / "kernels"
     file.write_text("".join(source))
     sanitizers = "-fsanitize=address,undefined"
-    quiet = ["-Wno-attributes", "-Wno-unknown-pragmas"]
+    quiet = ["-Wno-attributes", "-Wno-unknown-pragmas", "-Wno-unused-variable"]
     command = [COMPILER, "-std=c++20", "-O2", sanitizers, "-fno-sanitize=pointer-overflow"]
     command += ["-fno-sanitize-recover=all", "-Wall", *quiet, f"-I{HEADERS}"]
     done = subprocess.run(
@@ -229,36 +217,32 @@ class EmulatedKernel:
 
     Attributes:
         program: What `compile_instances` made.
-        kernel: Name of the kernel.
-        backend: Whose text runs.
+        instance: One of those that it was made of.
         before: Bytes that are thought before the first of `qweight`.
     """
 
     program: Path
-    kernel: KernelName
-    backend: GpuBackend
+    instance: Instance
     before: int = 0
 
     def __call__(
         self,
         *,
         inputs: Sequence[mx.array],
-        template: Sequence[tuple[str, Any]],
         grid: tuple[int, int, int],
         threadgroup: tuple[int, int, int],
         output_shapes: Sequence[tuple[int, ...]],
         output_dtypes: Sequence[mx.Dtype],
     ) -> list[mx.array]:
-        (_, dtype), *constants = template
         assert threadgroup[1:] == (1, 1)
         assert grid[0] % threadgroup[0] == 0
-        name = Instance(self.kernel, self.backend, dtype, tuple(constants)).name.encode()
+        name = self.instance.name.encode()
         groups = [grid[0] // threadgroup[0], grid[1], threadgroup[0]]
         job = [np.uint32(len(name)).tobytes(), name, np.uint32(groups).tobytes()]
         job += [np.uint64(self.before).tobytes(), np.uint32(len(inputs)).tobytes()]
         for array in inputs:
             stored = bytes_of(array)
-            shape = (*array.shape, 0)[:2]
+            shape = (*array.shape, 0, 0)[:3]
             job += [np.int32(shape).tobytes(), np.uint64(len(stored)).tobytes(), stored]
         nbytes = int(np.prod(output_shapes[0])) * output_dtypes[0].size
         job.append(np.uint64(nbytes).tobytes())

@@ -173,8 +173,9 @@ struct bfloat {
 
 struct float4 {
   float x, y, z, w;
-  float4() = default;
-  float4(float a, float b, float c, float d) : x(a), y(b), z(c), w(d) {}
+};
+struct uint4 {
+  uint32_t x, y, z, w;
 };
 
 // ---- Metal ---------------------------------------------------------------------------------------
@@ -268,8 +269,6 @@ inline void simdgroup_multiply_accumulate(
 
 // ---- CUDA ----------------------------------------------------------------------------------------
 
-inline uint32_t min(uint32_t a, uint32_t b) { return a < b ? a : b; }
-
 using __half = half;
 using __nv_bfloat16 = bfloat;
 
@@ -296,7 +295,11 @@ inline half __ushort_as_half(uint16_t bits) {
   return made;
 }
 inline float __half2float(half value) { return float(value); }
-inline float4 make_float4(float a, float b, float c, float d) { return {a, b, c, d}; }
+inline float __uint_as_float(uint32_t bits) {
+  float value;
+  std::memcpy(&value, &bits, 4);
+  return value;
+}
 template <typename Value>
 Value __shfl_sync(uint32_t, Value value, uint32_t from) {
   return emulation::exchange(value, from);
