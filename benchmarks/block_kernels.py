@@ -49,7 +49,6 @@ SHAPES: Final = {
     "14336 x 4096, 4096 x 14336": ((14336, 4096), (4096, 14336)),
     "576 x 576": ((576, 576),),
 }
-PREFILLS: Final = (64, 512)
 
 Layer = Callable[[mx.array], mx.array]
 
@@ -176,7 +175,7 @@ def measure_copy() -> Row:
     return Row("copy", "", 32, "float32", 1, 2 * x.nbytes, time_graph([lambda y: y + 1], x, 4))
 
 
-def measure(prefill: bool) -> Iterator[Row]:
+def measure() -> Iterator[Row]:
     """Every row of the page."""
     yield measure_copy()
     for dtype in (mx.bfloat16, mx.float16):
@@ -190,13 +189,6 @@ def measure(prefill: bool) -> Iterator[Row]:
                 yield from measure_layers(
                     "mlx", name, bits, dtype, (1, 4), mlx_layers(name, bits, dtype)
                 )
-    if prefill:
-        name = "4096 x 4096"
-        for what, layers in (
-            ("blocks", block_layers(name, 4.0)),
-            ("mlx", mlx_layers(name, 4, mx.bfloat16)),
-        ):
-            yield from measure_layers(what, name, 4.0, mx.bfloat16, PREFILLS, layers)
 
 
 def conditions() -> dict[str, str]:
@@ -265,7 +257,7 @@ def main(arguments: list[str]) -> None:
     if "--page-only" not in arguments:
         if detect_backend() == "cpu":
             sys.exit("found no GPU of MLX, expected one; --page-only writes the page")
-        rows = [asdict(row) for row in measure("--prefill" in arguments)]
+        rows = [asdict(row) for row in measure()]
         RECORD.parent.mkdir(parents=True, exist_ok=True)
         RECORD.write_text(json.dumps({"conditions": conditions(), "rows": rows}, indent=1) + "\n")
     text = page(json.loads(RECORD.read_text()))

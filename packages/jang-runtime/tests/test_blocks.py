@@ -1,7 +1,8 @@
 """Matrices whose blocks have their own widths: every way to compute with them against numpy."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from itertools import product
 from pathlib import Path
 from runpy import run_path
@@ -31,6 +32,7 @@ from jang_runtime._native import cpu_kernels
 
 EMULATION = run_path(str(Path(__file__).parent / "emulated_kernels.py"))
 Operations = Callable[[BlockMatrices], BlockOperations]
+Program = Callable[[GpuBackend], Path]
 DTYPES = (mx.float32, mx.float16, mx.bfloat16)
 # What a number may be off by when it is rounded to a type.
 ROUNDING = {mx.float32: 2.0**-24, mx.float16: 2.0**-11, mx.bfloat16: 2.0**-8}
@@ -96,10 +98,19 @@ def vector_constants(x_rows: int, split: int) -> Constants:
     return (("X_ROWS", x_rows), *others)
 
 
-def emulated(backend: GpuBackend, folder: Path, before: int = 0) -> Operations:
-    """The kernels of a GPU on the host."""
+@pytest.fixture(scope="module")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Program:
+    """Compiles the texts for a backend, once."""
+    return cache(
+        lambda backend: EMULATION["compile_instances"](
+            instances(backend), tmp_path_factory.mktemp(backend)
+        )
+    )
+
+
+def emulated(backend: GpuBackend, program: Path, before: int = 0) -> Operations:
+    """The kernels of a GPU on the host; `before` is how many bytes are thought before `qweight`."""
     compiled = instances(backend)
-    program = EMULATION["compile_instances"](compiled, folder)
 
     def kernel(name: KernelName, dtype: mx.Dtype, constants: Constants) -> Kernel:
         wanted = EMULATION["Instance"](name, backend, dtype, constants)
@@ -130,14 +141,12 @@ HAS_GPU = detect_backend() != "cpu"
         pytest.param("gpu", marks=needs(HAS_GPU, "MLX has no GPU here")),
     ],
 )
-def operations(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Operations:
+def operations(request: pytest.FixtureRequest, program: Program) -> Operations:
     """Each way to compute with block matrices."""
     way: str = request.param
     if way.endswith(" text"):
         backend: GpuBackend = "metal" if way.startswith("metal") else "cuda"
-        return emulated(backend, tmp_path_factory.mktemp(backend))
+        return emulated(backend, program(backend))
     return {"plain": PlainOperations, "native": native, "gpu": on_the_gpu}[way]
 
 
@@ -234,6 +243,30 @@ def test_rows_of_16_bits_are_the_rounded_values(operations: Operations, dtype: m
     rows = mx.array([11, 0, 5, 6, 6], mx.uint32)
     expected = mx.array(made.values.reshape(12, -1))[rows].astype(dtype)
     assert mx.array_equal(operations(made.matrices).rows(rows, dtype), expected).item()
+
+
+@needs(EMULATION["COMPILER"], "no C++ compiler is here")
+@pytest.mark.parametrize("backend", ["metal", "cuda"])
+def test_offsets_that_wrap_around_lead_to_the_bytes_beyond_four_gigabytes(
+    backend: GpuBackend, program: Program
+) -> None:
+    made = example(4, 3, 5, 130)
+    before = 2**32 - 1000
+    offsets = np.array(made.matrices.block_offsets) + np.uint32(before)
+    # Inside the second matrix.
+    assert int(offsets[15]) > int(offsets.min()) < 1000
+    moved = replace(
+        made.matrices,
+        block_offsets=mx.array(offsets),
+        matrix_offsets=made.matrices.matrix_offsets + mx.array(before, mx.uint64),
+    )
+    operations = emulated(backend, program(backend), before)(moved)
+    rows = operations.rows(mx.arange(15, dtype=mx.uint32), mx.float32)
+    np.testing.assert_array_equal(np.array(rows), made.values.reshape(15, -1))
+    for indices in (np.array([1, 2], np.uint32), np.repeat(np.arange(3, dtype=np.uint32), 5)):
+        x = np.random.default_rng(1).normal(size=(len(indices), 130)).astype(np.float32)
+        found = operations.gather_linear(mx.array(x), mx.array(indices))
+        close(found, x, made.values[indices], "nk,nok->no")
 
 
 def test_a_matrix_of_four_gigabytes_is_refused() -> None:

@@ -27,7 +27,6 @@ from jang_runtime._blocks.matrices import BlockMatrices, block_matrices
 from jang_runtime._blocks.names import find_modules
 from jang_runtime._blocks.operations import operations_for
 from jang_runtime._errors import ModelError
-from jang_runtime._native import cpu_kernels
 
 _LARGEST_F16: Final = 65504.0
 # What a stack of separate tensors is joined from; the maps follow from the widths.
@@ -86,7 +85,6 @@ def place_blocks(
     weights, found = find_modules(model, others, quantized)
     shapes = architecture.quantizable_modules(model)
     dtype = mx.float32 if backend == "cpu" else _common_dtype(weights)
-    exact = backend == "cpu" and cpu_kernels() is None
     entries: dict[str, Any] = {}
     matrices: dict[str, BlockMatrices] = {}
     for path, names in found.items():
@@ -96,7 +94,8 @@ def place_blocks(
             raise ModelError(f"{stored.name}: found {list(stored.shape)}, expected {wanted}")
         if _fits_mlx(stored, dtype):
             entries[path] = {"group_size": stored.group_size, "bits": stored.bits, "mode": "affine"}
-            placed = _mlx_arrays(stored, exact=exact)
+            own_dtype = stored.arrays["scales"].dtype
+            placed = _mlx_arrays(stored, mx.float32 if backend == "cpu" else own_dtype)
         else:
             matrices[path] = _block_matrices(stored)
             placed = matrices[path].companions()
@@ -157,8 +156,11 @@ def _has_f16_biases(tensor: QuantizedTensor) -> bool:
     return bool(np.abs(scales * zeros).max(initial=0) <= _LARGEST_F16)
 
 
-def _mlx_arrays(stored: _Stored, *, exact: bool) -> Weights:
-    """Weight, scales and biases of MLX layout; all but the weight in float32 if exact."""
+def _mlx_arrays(stored: _Stored, dtype: mx.Dtype) -> Weights:
+    """Weight, scales and biases of MLX layout.
+
+    On the CPU the last two are float32: biases are exact then, and take the place of the maps.
+    """
     *leading, columns = stored.shape
     scales = stored.arrays["scales"]
     if "biases" in stored.arrays:
@@ -166,7 +168,6 @@ def _mlx_arrays(stored: _Stored, *, exact: bool) -> Weights:
     else:
         # 0 - x rather than -x: no negative zero where the zero point is 0.
         biases = 0 - scales.astype(mx.float32) * stored.arrays["zeros"].astype(mx.float32)
-    dtype = mx.float32 if exact else scales.dtype
     words = stored.arrays["qweight"].view(mx.uint32)
     return {
         "weight": mx.reshape(words, (*leading, columns * (stored.bits or 0) // 32)),
