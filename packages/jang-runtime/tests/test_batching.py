@@ -240,22 +240,48 @@ def test_a_listener_that_raises_fails_its_own_request_only(
     assert isinstance(failing.end(), Failed)
 
 
-def test_rows_of_a_pass_that_fails_go_on_alone(
+def test_rows_of_a_pass_that_fails_go_on_alone_where_they_were(
     engine: Engine, alone: list[list[int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = ForwardPass.__call__
-    failures = 0
+    run, crowded = ForwardPass.__call__, 0
 
-    def fails_when_crowded(self: ForwardPass, tokens: mx.array, caches: list[Any]) -> mx.array:
-        nonlocal failures
-        if tokens.shape[0] > 4:
-            failures += 1
+    def fails_in_the_middle(self: ForwardPass, tokens: mx.array, caches: list[Any]) -> mx.array:
+        nonlocal crowded
+        is_crowded = tokens.shape[0] == len(MIXED)
+        crowded += is_crowded
+        if is_crowded and crowded == 6:
             raise RuntimeError("out of memory")
         return run(self, tokens, caches)
 
-    monkeypatch.setattr(ForwardPass, "__call__", fails_when_crowded)
+    monkeypatch.setattr(ForwardPass, "__call__", fails_in_the_middle)
     assert together(engine, MIXED) == alone
-    assert failures > 0
+    assert crowded == 6
+
+
+def test_nothing_is_computed_after_a_last_token(
+    engine: Engine, passes: list[tuple[int, ...]]
+) -> None:
+    together(engine, [GenerationRequest(TokenPrompt((200, 201, 202)), stopping=Stopping(5))])
+    assert passes == [(1, 2), *[(1, 1)] * 5]
+
+
+def test_a_batch_holds_the_caches_of_its_rows_once(tiny_model: Path) -> None:
+    held: list[int] = []
+    with Engine(tiny_model, options=EngineOptions(prefix_cache_bytes=0)) as engine:
+        before = engine.statistics().active_memory
+
+        def weigh(event: Event) -> None:
+            if engine.statistics().decoding == 6:
+                held.append(mx.get_active_memory() - before)
+
+        listeners = [Listener(weigh) for _ in range(6)]
+        for number, listener in enumerate(listeners):
+            prompt = TokenPrompt((20 + number,) * 250)
+            engine.submit(GenerationRequest(prompt, stopping=Stopping(60, (), (), True)), listener)
+        for listener in listeners:
+            listener.ids()
+    # Keys and values of 2 layers, 2 heads of 32 floats each; room for twice 256 tokens.
+    assert 0 < min(held) < 1.4 * 6 * 512 * 2 * 2 * 2 * 32 * 4
 
 
 def test_a_request_that_fails_even_alone_fails_and_the_next_is_served(

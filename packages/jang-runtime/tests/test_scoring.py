@@ -37,6 +37,7 @@ from jang_runtime import (
 from jang_runtime._caches import ForwardPass
 from jang_runtime._model import load
 from jang_runtime._penalties import add_bias, penalize
+from jang_runtime._sampling import make_chooser
 from jang_runtime.terminal import stream_events
 
 TEXT = tuple(int(token) for token in np.random.default_rng(5).integers(2, 384, 120))
@@ -135,9 +136,20 @@ def test_penalties_and_bias_are_those_of_the_reference(window: int, outputs: int
     assert np.abs(np.delete(biased, [3, 15])).max() < 1e-6
 
 
+def test_each_token_is_drawn_with_its_own_number_of_the_seed(engine: Engine, model: Any) -> None:
+    sampling = Sampling(temperature=1.0, seed=9)
+    request = GenerationRequest(TokenPrompt(TEXT), sampling, Stopping(max_tokens=8))
+    deltas = of_kind(list(stream_events(engine, request)), Delta)
+    text, chooser = list(TEXT), make_chooser(sampling)
+    for index, token in enumerate(token for delta in deltas for token in delta.token_ids):
+        logits = model(mx.array([text]))[:, -1]
+        assert token == chooser.choose(logits, None, index).item()
+        text.append(token)
+
+
 def test_penalties_and_bias_act_on_the_text_that_comes(engine: Engine, model: Any) -> None:
     sampling = Sampling(
-        repetition_penalty=1.4, presence_penalty=0.3, frequency_penalty=0.2, penalty_window=30,
+        repetition_penalty=1.4, presence_penalty=2.0, frequency_penalty=1.0, penalty_window=30,
         logit_bias={9: 1.0},
     )  # fmt: skip
     request = GenerationRequest(TokenPrompt(TEXT), sampling, Stopping(max_tokens=10))

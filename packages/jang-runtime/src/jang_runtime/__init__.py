@@ -32,6 +32,7 @@ from jang_runtime._events import (
     TokenLogprobs,
 )
 from jang_runtime._model import ModelInfo
+from jang_runtime._options import EngineOptions
 from jang_runtime._requests import (
     ChatMessage,
     ChatPrompt,
@@ -44,7 +45,6 @@ from jang_runtime._requests import (
     TextPrompt,
     TokenPrompt,
 )
-from jang_runtime._scheduler import EngineOptions
 from jang_runtime._server import serve, start_server
 from jang_runtime._statistics import EngineStatistics
 from jang_runtime._tickets import Ticket

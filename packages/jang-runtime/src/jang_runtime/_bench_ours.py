@@ -22,8 +22,8 @@ from jang_runtime._errors import JangRuntimeError
 from jang_runtime._events import Event, Failed, Finished
 from jang_runtime._memory import resident_peak
 from jang_runtime._native import cpu_kernels_description
+from jang_runtime._options import EngineOptions
 from jang_runtime._requests import GenerationRequest, Stopping, TokenPrompt
-from jang_runtime._scheduler import EngineOptions
 from jang_runtime.blas import blas_in_use
 from jang_runtime.terminal import quiet_libraries
 

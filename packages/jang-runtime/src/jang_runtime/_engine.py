@@ -15,8 +15,9 @@ import mlx.core as mx
 
 from jang_runtime._errors import EngineStoppedError, GenerationError, JangRuntimeError
 from jang_runtime._model import ModelInfo, load
+from jang_runtime._options import EngineOptions
 from jang_runtime._requests import Request
-from jang_runtime._scheduler import EngineOptions, Scheduler
+from jang_runtime._scheduler import Scheduler
 from jang_runtime._statistics import EngineStatistics
 from jang_runtime._tickets import Listener, Ticket
 

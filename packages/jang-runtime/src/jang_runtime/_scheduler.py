@@ -4,17 +4,17 @@ import logging
 import time
 from collections import Counter, deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 import mlx.core as mx
 
 from jang_runtime._batch import Batch, BatchError, Row, Token
-from jang_runtime._caches import ForwardPass, KVQuantization, check_kv_quantization, why_alone
+from jang_runtime._caches import ForwardPass, check_kv_quantization, why_alone
 from jang_runtime._errors import GenerationError, InvalidRequestError, JangRuntimeError
 from jang_runtime._events import Finished, FinishReason, Timings
 from jang_runtime._generation import Generation
 from jang_runtime._model import LoadedModel
+from jang_runtime._options import EngineOptions, check_options
 from jang_runtime._prefix_cache import PrefixCache
 from jang_runtime._requests import GenerationRequest, LogitsRequest, ScoreRequest, check_request
 from jang_runtime._scoring import Positions, Scoring
@@ -27,26 +27,8 @@ _log = logging.getLogger("jang_runtime")
 # steps a request can be cancelled.
 _PIECE: Final = {"cpu": 64, "metal": 512, "cuda": 512}
 _PIECE_ALONE: Final = {"cpu": 256, "metal": 2048, "cuda": 2048}
-_MOST_AT_ONCE: Final = 256
 
 Task: TypeAlias = Generation | Scoring | Positions
-
-
-@dataclass(frozen=True)
-class EngineOptions:
-    """How an engine runs requests.
-
-    Attributes:
-        max_active: The most requests under way at once, 1 to 256; the others wait. Architectures
-            that mlx-lm cannot batch run one at a time all the same.
-        prefix_cache_bytes: Bytes to keep of earlier requests, for prompts that begin as they do;
-            0 turns it off.
-        kv_quantization: Keys and values in few bits; None keeps them exact.
-    """
-
-    max_active: int = 16
-    prefix_cache_bytes: int = 512 * 10**6
-    kv_quantization: KVQuantization | None = None
 
 
 class Scheduler:
@@ -58,10 +40,7 @@ class Scheduler:
     """
 
     def __init__(self, loaded: LoadedModel, options: EngineOptions) -> None:
-        if not 1 <= options.max_active <= _MOST_AT_ONCE:
-            raise InvalidRequestError("max_active", options.max_active, f"1 to {_MOST_AT_ONCE}")
-        if options.prefix_cache_bytes < 0:
-            raise InvalidRequestError("prefix_cache_bytes", options.prefix_cache_bytes, "0 or more")
+        check_options(options)
         if options.kv_quantization is not None:
             check_kv_quantization(loaded, options.kv_quantization)
         self._loaded = loaded

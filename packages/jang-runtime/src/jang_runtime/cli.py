@@ -35,8 +35,8 @@ from jang_runtime._command_options import (
 )
 from jang_runtime._engine import Engine
 from jang_runtime._errors import InvalidRequestError, JangRuntimeError, ListenError
+from jang_runtime._options import EngineOptions
 from jang_runtime._requests import GenerationRequest, Logprobs, Sampling, Stopping
-from jang_runtime._scheduler import EngineOptions
 from jang_runtime._server import is_loopback
 from jang_runtime._server import serve as serve_engine
 from jang_runtime.terminal import (
