@@ -1,5 +1,6 @@
 """Matrices whose blocks have their own widths: every way to compute with them against numpy."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
@@ -18,7 +19,7 @@ from mlx_lm.models.mla import MultiLinear
 from mlx_lm.models.switch_layers import SwitchLinear
 from numpy.typing import NDArray
 
-from jang_format import BIT_WIDTHS, assemble_blocks, block_arrays, dequantize
+from jang_format import BIT_WIDTHS, QuantizedTensor, assemble_blocks, block_arrays, dequantize
 from jang_runtime import ModelError
 from jang_runtime._backend import detect_backend
 from jang_runtime._blocks.gpu import Kernel, KernelOperations
@@ -29,6 +30,9 @@ from jang_runtime._blocks.native import NativeOperations
 from jang_runtime._blocks.operations import operations_for
 from jang_runtime._blocks.plain import PlainOperations
 from jang_runtime._native import cpu_kernels
+
+# Or CUDA rounds what float32 products are made of; MLX reads it at the first product.
+os.environ.setdefault("MLX_ENABLE_TF32", "0")
 
 EMULATION = run_path(str(Path(__file__).parent / "emulated_kernels.py"))
 Operations = Callable[[BlockMatrices], BlockOperations]
@@ -55,11 +59,14 @@ def example(seed: int, matrices: int, out: int, columns: int) -> Example:
     codes >>= (8 - np.repeat(bit_map, 64, axis=-1)[..., :columns]).astype(np.uint8)
     scales = random.normal(0, 0.1, by_block).astype(np.float32)
     zeros = random.uniform(-4, 40, by_block).astype(np.float32)
-    tensor = assemble_blocks(codes, scales, zeros, bit_map)
+    return example_of(assemble_blocks(codes, scales, zeros, bit_map))
+
+
+def example_of(tensor: QuantizedTensor) -> Example:
     arrays = block_arrays(tensor)
     placed = block_matrices(
         {part: mx.array(array) for part, array in arrays.items() if part != "shape"},
-        bit_map.reshape(-1),
+        tensor.bit_map.reshape(-1),
         tensor.shape,
     )
     return Example(placed, dequantize(tensor))
@@ -79,7 +86,7 @@ def instances(backend: GpuBackend) -> list[Any]:
         vectors = (
             product((1, 2, 4), (1, 2, 4))
             if dtype == mx.float32
-            else [(1, 2), (1, 4), (2, 1), (4, 2)]
+            else [(1, 1), (1, 2), (1, 4), (2, 1), (4, 2)]
         )
         gathers = (1, 2) if dtype == mx.float32 else (2,)
         kernels: list[tuple[KernelName, Constants]] = [
@@ -243,6 +250,21 @@ def test_rows_of_16_bits_are_the_rounded_values(operations: Operations, dtype: m
     rows = mx.array([11, 0, 5, 6, 6], mx.uint32)
     expected = mx.array(made.values.reshape(12, -1))[rows].astype(dtype)
     assert mx.array_equal(operations(made.matrices).rows(rows, dtype), expected).item()
+
+
+@pytest.mark.parametrize("count", [1, 9])
+def test_what_fills_up_a_block_counts_for_nothing_even_where_16_bits_cannot_hold_it(
+    operations: Operations, count: int
+) -> None:
+    # The padding's code 0 would stand for -76500; the others for -300 and 0.
+    codes = np.random.default_rng(6).integers(254, 256, (1, 5, 70), dtype=np.uint8)
+    ones = np.ones((1, 5, 2), dtype=np.float32)
+    widths = np.full((1, 5, 2), 8, dtype=np.uint8)
+    made = example_of(assemble_blocks(codes, ones * 300, ones * 255, widths))
+    x = mx.full((count, 70), 0.5, mx.float16)
+    found = np.array(operations(made.matrices).linear(x).astype(mx.float32))
+    expected = np.full((count, 70), 0.5) @ made.values[0].T.astype(np.float64)
+    np.testing.assert_allclose(found, expected, rtol=1e-3)
 
 
 @needs(EMULATION["COMPILER"], "no C++ compiler is here")
