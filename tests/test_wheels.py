@@ -1,6 +1,8 @@
 """Each package builds a wheel that installs and works alone, in an empty environment."""
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -110,3 +112,34 @@ def test_a_client_needs_nothing_but_jang_proto_and_grpcio(
     lines = ran.stdout.splitlines()
     assert lines[0] == "started 0"
     assert lines[-1] == "finished 5"
+
+
+def kernels_in(wheel: Path) -> list[str]:
+    names = zipfile.ZipFile(wheel).namelist()
+    return [name for name in names if name.startswith("jang_cpu.")]
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux" or shutil.which("c++") is None, reason="there is no C++ compiler"
+)
+def test_the_runtime_compiles_its_kernels_where_there_is_a_compiler(
+    wheels: dict[str, Path],
+) -> None:
+    assert len(kernels_in(wheels["jang_runtime"])) == 1
+    assert "none-any" not in wheels["jang_runtime"].name
+
+
+@pytest.mark.parametrize("compiler", ["/nowhere/c++", "false"], ids=["missing", "broken"])
+def test_the_runtime_is_built_without_kernels_where_compiling_fails(
+    tmp_path: Path, compiler: str
+) -> None:
+    subprocess.run(
+        ["uv", "build", "--package", "jang-runtime", "--wheel", "--out-dir", str(tmp_path)],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        env=os.environ | {"CXX": compiler},
+    )
+    (wheel,) = tmp_path.glob("*.whl")
+    assert kernels_in(wheel) == []
+    assert wheel.name.endswith("-py3-none-any.whl")
