@@ -13,6 +13,7 @@ namespace jang {
 namespace {
 
 constexpr int kPanelRows = 32;        // matrix rows that are dequantized at once
+constexpr int64_t kFewRows = 12;      // up to here codes are decoded again for each kMaxDotRows
 constexpr int64_t kPanelCount = 256;  // rows of x that one panel is multiplied with
 // Multiplications that are worth another thread's while.
 constexpr int64_t kTaskSize = 1 << 17;
@@ -120,7 +121,7 @@ struct ByMatrix {
 void multiply(const Matrix& matrix, const float* x, int64_t stride, int64_t count, float* out,
               int64_t out_stride) {
   if (count == 0) return;
-  if (count <= kMaxDotRows) {
+  if (count <= kFewRows) {
     multiply_few(matrix, PreparedRows(matrix, x, stride, count), count, out, out_stride);
   } else {
     multiply_many(matrix, x, stride, count, out, out_stride);
