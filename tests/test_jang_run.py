@@ -93,12 +93,12 @@ def test_mistakes_end_with_one_line_and_status_2(
     assert "Traceback" not in log
 
 
-def test_a_directory_in_block_layout_is_met_with_the_command_that_helps(tmp_path: Path) -> None:
+def test_a_directory_without_a_tokenizer_is_refused_in_one_line(tmp_path: Path) -> None:
     blocks = Path(__file__).parent / "data" / "blocks-of-all-widths"
     status, _, log = jang_run(tmp_path, str(blocks), "hi")
     assert status == 2
-    assert log.startswith(f"error: {blocks}: found block layout, expected MLX layout")
-    assert f"jang-format convert {blocks} OUT --layout mlx" in log
+    assert log.startswith(f"error: {blocks}: no tokenizer can be made of it")
+    assert log.count("\n") == 1
 
 
 def test_help_shows_an_example(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ namespace jang {
 namespace {
 
 constexpr int kPanelRows = 32;        // matrix rows that are dequantized at once
-constexpr int64_t kFewRows = 12;      // up to here codes are decoded again for each kMaxDotRows
+constexpr int64_t kFewRows = 8;      // up to here codes are decoded again for each kMaxDotRows
 constexpr int64_t kPanelCount = 256;  // rows of x that one panel is multiplied with
 // Multiplications that are worth another thread's while.
 constexpr int64_t kTaskSize = 1 << 17;

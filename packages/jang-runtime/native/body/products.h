@@ -18,6 +18,7 @@
 namespace jang::JANG_ISA {
 
 constexpr int kPieces = kChunk / Vec::width;
+constexpr int kDotRows = 2;  // matrix rows that one pass over x serves
 // Scales or biases of neighbouring groups as float32, converted many at a time.
 class GroupFloats {
  public:
@@ -68,18 +69,19 @@ class GroupFloats {
   float floats_[kHeld + 2 * Vec::width] = {};
 };
 
-// Sums of code * x over a group, for each row of x.
+// Sums of (code - zero) * x over a block, for each row of x.
 template <int bits, int count>
-inline void group_dots(const uint8_t* codes, const float* x, int64_t stride, int group_size,
+inline void block_sums(const uint8_t* codes, Vec zero_code, const float* x, int64_t stride,
                        Vec (&sums)[count]) {
   for (int i = 0; i < count; ++i) sums[i] = zero();
-  for (int column = 0; column < group_size; column += kChunk) {
+  for (int column = 0; column < kBlockSize; column += kChunk) {
     Vec decoded[kPieces];
     decode<bits>(codes + column * bits / 8, decoded);
     for (int piece = 0; piece < kPieces; ++piece) {
+      const Vec value = sub(decoded[piece], zero_code);
       for (int i = 0; i < count; ++i) {
         const float* values = x + i * stride + column + piece * Vec::width;
-        sums[i] = fma(decoded[piece], load(values), sums[i]);
+        sums[i] = fma(value, load(values), sums[i]);
       }
     }
   }
@@ -89,15 +91,21 @@ inline void group_dots(const uint8_t* codes, const float* x, int64_t stride, int
 template <int bits>
 constexpr int kStripe = Vec::width * codes_per_lane(bits);
 
-template <int bits, int count, int... position>
-inline void stripe_dots(Words words, const float* x, int64_t stride, Vec (&sums)[count],
-                        std::integer_sequence<int, position...>) {
-  const auto step = [&](Vec decoded, int place) {
+// One stripe of some matrix rows with some rows of x: sums[row][i].
+template <int bits, int count, int rows, int... position>
+inline void stripe_dots(const Words (&words)[rows], const float* x, int64_t stride,
+                        Vec (&sums)[rows][count], std::integer_sequence<int, position...>) {
+  const auto step = [&](auto place) {
+    Vec decoded[rows];
+    for (int row = 0; row < rows; ++row) decoded[row] = one_plus_code<bits, place>(words[row]);
     for (int i = 0; i < count; ++i) {
-      sums[i] = fma(decoded, load(x + i * stride + place * Vec::width), sums[i]);
+      const Vec values = load(x + i * stride + place * Vec::width);
+      for (int row = 0; row < rows; ++row) {
+        sums[row][i] = fma(decoded[row], values, sums[row][i]);
+      }
     }
   };
-  (step(one_plus_code<bits, position>(words), position), ...);
+  (step(std::integral_constant<int, position>{}), ...);
 }
 
 // Where the groups of rows begin to end of a matrix get their scales and biases from.
@@ -110,37 +118,49 @@ struct GroupTables {
   GroupFloats biases;
 };
 
-template <int bits, int count>
-inline void packed_row(const Matrix& matrix, const uint8_t* codes, GroupTables& tables,
-                       Words lanes, int64_t row, const Rows& x, float* out, int64_t out_stride) {
+// A few rows of a matrix from `row` on; together they use what is loaded of x.
+template <int bits, int count, int rows>
+inline void packed_rows(const Matrix& matrix, const uint8_t* const (&codes)[rows],
+                        GroupTables (&tables)[kDotRows], Words lanes, int64_t row, const Rows& x,
+                        float* out, int64_t out_stride) {
   constexpr float kSteps = 1 << bits;
   const int groups = matrix.groups();
-  Vec scaled[count];
-  Vec biased[count];
-  for (int i = 0; i < count; ++i) scaled[i] = biased[i] = zero();
+  Vec scaled[rows][count] = {};
+  Vec biased[rows][count] = {};
   for (int begin = 0; begin < groups; begin += GroupFloats::kAtOnce) {
     const int some = std::min(groups - begin, GroupFloats::kAtOnce);
-    const float* scales = tables.scales.from(row * groups + begin);
-    const float* biases = tables.biases.from(row * groups + begin);
+    const float* scales[rows];
+    const float* biases[rows];
+    for (int r = 0; r < rows; ++r) {
+      scales[r] = tables[r].scales.from((row + r) * groups + begin);
+      biases[r] = tables[r].biases.from((row + r) * groups + begin);
+    }
     for (int column = 0; column < some * matrix.group_size; column += kStripe<bits>) {
       const int64_t place = int64_t{begin} * matrix.group_size + column;
-      Vec sums[count];
-      for (int i = 0; i < count; ++i) sums[i] = zero();
-      stripe_dots<bits, count>(load_words<bits>(codes + place / 8 * bits), x.values + place,
-                               x.stride, sums,
-                               std::make_integer_sequence<int, codes_per_lane(bits)>{});
-      const Vec scale = look_up(scales + column / matrix.group_size, lanes);
-      for (int i = 0; i < count; ++i) scaled[i] = fma(scale, sums[i], scaled[i]);
+      Words words[rows];
+      Vec sums[rows][count] = {};
+      for (int r = 0; r < rows; ++r) words[r] = load_words<bits>(codes[r] + place / 8 * bits);
+      stripe_dots<bits>(words, x.values + place, x.stride, sums,
+                        std::make_integer_sequence<int, codes_per_lane(bits)>{});
+      for (int r = 0; r < rows; ++r) {
+        const Vec scale = look_up(scales[r] + column / matrix.group_size, lanes);
+        for (int i = 0; i < count; ++i) scaled[r][i] = fma(scale, sums[r][i], scaled[r][i]);
+      }
     }
     for (int group = 0; group < some; group += Vec::width) {
-      const Vec bias = fma(load(scales + group), broadcast(-kSteps), load(biases + group));
-      for (int i = 0; i < count; ++i) {
-        biased[i] = fma(bias, load(x.group_sums + i * x.sums_stride + begin + group), biased[i]);
+      for (int r = 0; r < rows; ++r) {
+        const Vec bias = fma(load(scales[r] + group), broadcast(-kSteps), load(biases[r] + group));
+        for (int i = 0; i < count; ++i) {
+          const Vec group_sums = load(x.group_sums + i * x.sums_stride + begin + group);
+          biased[r][i] = fma(bias, group_sums, biased[r][i]);
+        }
       }
     }
   }
-  for (int i = 0; i < count; ++i) {
-    out[i * out_stride + row] = sum(fma(scaled[i], broadcast(kSteps), biased[i]));
+  for (int r = 0; r < rows; ++r) {
+    for (int i = 0; i < count; ++i) {
+      out[i * out_stride + row + r] = sum(fma(scaled[r][i], broadcast(kSteps), biased[r][i]));
+    }
   }
 }
 
@@ -162,13 +182,22 @@ template <int bits, int count>
 void packed_dots(const Matrix& matrix, const Rows& x, int begin, int end, float* out,
                  int64_t out_stride) {
   RowCodes row_codes;
-  GroupTables tables(matrix, end);
+  GroupTables tables[kDotRows] = {GroupTables(matrix, end), GroupTables(matrix, end)};
   const int lanes_of_group = std::min(matrix.group_size / codes_per_lane(bits), Vec::width);
   const Words lanes = lane_numbers(std::countr_zero(static_cast<unsigned>(lanes_of_group)));
   const int64_t bytes = matrix.row_bytes();
-  for (int row = begin; row < end; ++row) {
-    const uint8_t* codes = row_codes.of(matrix.codes + row * bytes, bytes, matrix.codes_end);
-    packed_row<bits, count>(matrix, codes, tables, lanes, row, x, out, out_stride);
+  int row = begin;
+  // Rows near the tensor's end may be read from a copy, of which there is one at a time.
+  for (; row + kDotRows <= end; row += kDotRows) {
+    const uint8_t* const codes[kDotRows] = {matrix.codes + row * bytes,
+                                            matrix.codes + (row + 1) * bytes};
+    if (codes[1] + bytes + kReadAhead > matrix.codes_end) break;
+    packed_rows<bits, count, kDotRows>(matrix, codes, tables, lanes, row, x, out, out_stride);
+  }
+  for (; row < end; ++row) {
+    const uint8_t* const codes[1] = {
+        row_codes.of(matrix.codes + row * bytes, bytes, matrix.codes_end)};
+    packed_rows<bits, count, 1>(matrix, codes, tables, lanes, row, x, out, out_stride);
   }
 }
 
@@ -193,15 +222,15 @@ inline BlockRow block_row(const Matrix& matrix, int64_t row) {
 }
 
 template <int count>
-inline void block_sums(int bits, const uint8_t* codes, const float* x, int64_t stride,
-                       Vec (&sums)[count]) {
+inline void block_sums_of(int bits, const uint8_t* codes, Vec zero_code, const float* x,
+                          int64_t stride, Vec (&sums)[count]) {
   switch (bits) {
-    case 2: return group_dots<2, count>(codes, x, stride, kBlockSize, sums);
-    case 3: return group_dots<3, count>(codes, x, stride, kBlockSize, sums);
-    case 4: return group_dots<4, count>(codes, x, stride, kBlockSize, sums);
-    case 5: return group_dots<5, count>(codes, x, stride, kBlockSize, sums);
-    case 6: return group_dots<6, count>(codes, x, stride, kBlockSize, sums);
-    default: return group_dots<8, count>(codes, x, stride, kBlockSize, sums);
+    case 2: return block_sums<2, count>(codes, zero_code, x, stride, sums);
+    case 3: return block_sums<3, count>(codes, zero_code, x, stride, sums);
+    case 4: return block_sums<4, count>(codes, zero_code, x, stride, sums);
+    case 5: return block_sums<5, count>(codes, zero_code, x, stride, sums);
+    case 6: return block_sums<6, count>(codes, zero_code, x, stride, sums);
+    default: return block_sums<8, count>(codes, zero_code, x, stride, sums);
   }
 }
 
@@ -214,22 +243,18 @@ void block_dots(const Matrix& matrix, const Rows& x, int begin, int end, float* 
   for (int row = begin; row < end; ++row) {
     const BlockRow place = block_row(matrix, row);
     const uint8_t* codes = row_codes.of(place.codes, place.bytes, matrix.codes_end);
-    Vec scaled[count];
-    float shifted[count] = {};
-    for (int i = 0; i < count; ++i) scaled[i] = zero();
+    Vec scaled[count] = {};
     for (int block = 0; block < blocks; ++block) {
-      const float scale = *tables.scales.from(place.first_block + block);
-      const float shift = scale * *tables.biases.from(place.first_block + block);
+      const Vec scale = broadcast(*tables.scales.from(place.first_block + block));
+      const Vec zero_code = broadcast(*tables.biases.from(place.first_block + block));
       const int bits = place.bit_map[block];
       Vec sums[count];
-      block_sums<count>(bits, codes, x.values + int64_t{block} * kBlockSize, x.stride, sums);
+      block_sums_of<count>(bits, codes, zero_code, x.values + int64_t{block} * kBlockSize,
+                           x.stride, sums);
       codes += bits * (kBlockSize / 8);
-      for (int i = 0; i < count; ++i) {
-        scaled[i] = fma(broadcast(scale), sums[i], scaled[i]);
-        shifted[i] += shift * x.group_sums[i * x.sums_stride + block];
-      }
+      for (int i = 0; i < count; ++i) scaled[i] = fma(scale, sums[i], scaled[i]);
     }
-    for (int i = 0; i < count; ++i) out[i * out_stride + row] = sum(scaled[i]) - shifted[i];
+    for (int i = 0; i < count; ++i) out[i * out_stride + row] = sum(scaled[i]);
   }
 }
 
@@ -307,32 +332,30 @@ inline int stripe_of(int bits) { return Vec::width * codes_per_lane(bits); }
 
 inline RowsShape rows_shape(const Matrix& matrix) {
   if (matrix.layout == Layout::floats) return {matrix.columns, 0};
-  const int whole = matrix.layout == Layout::packed ? stripe_of(matrix.bits) : kBlockSize;
   const auto up = [](int size, int multiple) { return (size + multiple - 1) / multiple * multiple; };
-  return {up(matrix.columns, whole), up(matrix.groups(), Vec::width)};
+  if (matrix.layout == Layout::blocks) return {up(matrix.columns, kBlockSize), 0};
+  return {up(matrix.columns, stripe_of(matrix.bits)), up(matrix.groups(), Vec::width)};
 }
 
 // x in the order in which `dots` takes it; what pads it is 0 already.
 inline void prepare(const Matrix& matrix, const float* x, float* values, float* group_sums) {
   const int columns = matrix.columns;
-  if (matrix.layout == Layout::packed) {
-    const int codes = codes_per_lane(matrix.bits);
-    for (int i = 0; i < columns; i += codes) {
-      const int stripe = i / (Vec::width * codes);
-      float* place = values + int64_t{stripe} * Vec::width * codes + i / codes % Vec::width;
-      for (int code = 0; code < codes; ++code) place[code * Vec::width] = x[i + code];
-    }
-  } else {
+  if (matrix.layout == Layout::blocks) {
     std::copy(x, x + columns, values);
+    return;
   }
-  for (int begin = 0; begin < columns; begin += matrix.group_size) {
-    const int end = std::min(begin + matrix.group_size, columns);
+  const int codes = codes_per_lane(matrix.bits);
+  for (int i = 0; i < columns; i += codes) {
+    const int stripe = i / (Vec::width * codes);
+    float* place = values + int64_t{stripe} * Vec::width * codes + i / codes % Vec::width;
+    for (int code = 0; code < codes; ++code) place[code * Vec::width] = x[i + code];
+  }
+  for (int group = 0; group < matrix.groups(); ++group) {
     Vec total = zero();
-    int i = begin;
-    for (; i + Vec::width <= end; i += Vec::width) total = add(total, load(x + i));
-    float result = sum(total);
-    for (; i < end; ++i) result += x[i];
-    group_sums[begin / matrix.group_size] = result;
+    for (int i = 0; i < matrix.group_size; i += Vec::width) {
+      total = add(total, load(x + int64_t{group} * matrix.group_size + i));
+    }
+    group_sums[group] = sum(total);
   }
 }
 

@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 import typer
 
 from jang_format.terminal import count_progress, plain_console, print_json, user_errors
+from jang_runtime._backend import Backend
 from jang_runtime._bench import bench, ours, stock_mlx_lm
 from jang_runtime._bench_report import table
 from jang_runtime._bench_task import BenchOptions
@@ -35,6 +36,7 @@ from jang_runtime._command_options import (
 )
 from jang_runtime._engine import Engine
 from jang_runtime._errors import InvalidRequestError, JangRuntimeError, ListenError
+from jang_runtime._native import cpu_kernels_description
 from jang_runtime._options import EngineOptions
 from jang_runtime._requests import GenerationRequest, Logprobs, Sampling, Stopping
 from jang_runtime._server import is_loopback
@@ -79,10 +81,14 @@ def open_engine(path: Path, options: EngineOptions | None = None) -> Generator[E
         typer.echo(
             f"{info.name}: {info.architecture}, {info.profile or 'no profile'}, "
             f"{info.bits_per_weight:.2f} bits per weight, {info.weight_bytes / 1e6:.0f} MB, "
-            f"{info.backend}",
+            f"{_computes_on(info.backend)}",
             err=True,
         )
         yield engine
+
+
+def _computes_on(backend: Backend) -> str:
+    return f"{backend} ({cpu_kernels_description()})" if backend == "cpu" else backend
 
 
 @app.command(epilog='Example: jang-runtime generate ./smollm2-4M "What is 2+2?"')
