@@ -25,7 +25,8 @@ from jang_runtime._bench import bench, ours, stock_mlx_lm
 from jang_runtime._bench_task import BenchOptions
 
 RESULT: Final = ROOT / "docs" / "results" / "gpu-speed.md"
-OPTIONS: Final = BenchOptions((128, 512, 2048), 256, (1, 4, 16), runs=5)
+# A process compiles the kernels of the shapes that it meets, most of a minute: few shapes.
+OPTIONS: Final = BenchOptions((512,), 128, (1, 4), runs=3)
 QUICK: Final = BenchOptions((16, 32), 4, (1, 2), runs=1)
 # Bits by the last part of a module's path; groups of 64.
 _BITS: Final = {"embed_tokens": 6, "gate_proj": 3, "up_proj": 3, "down_proj": 4}
@@ -60,6 +61,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--page", type=Path, default=RESULT, help="what is written")
     parser.add_argument("--record", type=Path, help="every value of every run, as JSON")
     parser.add_argument("--commit", help="for the page, where there is no git")
+    parser.add_argument("--runs", type=int, default=OPTIONS.runs, help="of each program")
     parser.add_argument("--quick", action="store_true", help="a small model, and no page")
     return parser.parse_args()
 
@@ -83,7 +85,7 @@ def main() -> None:
     if options.quick:
         config |= {"num_hidden_layers": 2, "hidden_size": 512, "vocab_size": 4096}
         config |= {"num_attention_heads": 8, "num_key_value_heads": 4, "intermediate_size": 1024}
-    plan = QUICK if options.quick else OPTIONS
+    plan = QUICK if options.quick else replace(OPTIONS, runs=options.runs)
     options.work.mkdir(parents=True, exist_ok=True)
     model = made(options.work, config, options.tokenizer)
     contenders = [ours(model), *stock_mlx_lm(model)]

@@ -19,6 +19,8 @@ namespace jang::JANG_ISA {
 
 constexpr int kPieces = kChunk / Vec::width;
 constexpr int kDotRows = 2;  // matrix rows that one pass over x serves
+// Bytes ahead of the codes in use that are asked for: weights come from memory, in short pieces.
+constexpr int kFetchAhead = 2048;
 // Scales or biases of neighbouring groups as float32, converted many at a time.
 class GroupFloats {
  public:
@@ -139,7 +141,11 @@ inline void packed_rows(const Matrix& matrix, const uint8_t* const (&codes)[rows
       const int64_t place = int64_t{begin} * matrix.group_size + column;
       Words words[rows];
       Vec sums[rows][count] = {};
-      for (int r = 0; r < rows; ++r) words[r] = load_words<bits>(codes[r] + place / 8 * bits);
+      for (int r = 0; r < rows; ++r) {
+        const uint8_t* here = codes[r] + place / 8 * bits;
+        __builtin_prefetch(here + kFetchAhead);
+        words[r] = load_words<bits>(here);
+      }
       stripe_dots<bits>(words, x.values + place, x.stride, sums,
                         std::make_integer_sequence<int, codes_per_lane(bits)>{});
       for (int r = 0; r < rows; ++r) {
