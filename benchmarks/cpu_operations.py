@@ -26,6 +26,7 @@ from mlx_lm.models.activations import swiglu
 
 from jang_quant import convert, find_profile, open_source, plan_source
 from jang_runtime._bench_conditions import conditions
+from jang_runtime._blocks.matrices import after
 from jang_runtime._model import load
 from jang_runtime._native import cpu_kernels, cpu_kernels_description
 
@@ -64,11 +65,6 @@ class Operation:
 
 def _compute(*arrays: mx.array) -> None:
     cast(Any, mx).eval(*arrays)  # its type is open in mlx's stubs
-
-
-def after(array: mx.array, *earlier: mx.array) -> mx.array:
-    """The same array, computed after others."""
-    return cast(Any, mx).depends([array], list(earlier))[0]  # its type is open in mlx's stubs
 
 
 def linear(name: str, per_token: int, out: int, columns: int) -> Operation:

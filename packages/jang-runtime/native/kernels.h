@@ -70,7 +70,6 @@ struct Kernels {
   void (*softmax)(const float* x, int size, float* out);
   void (*silu)(const float* x, int64_t size, float* out);
   void (*swiglu)(const float* gate, const float* up, int64_t size, float* out);
-  void (*add)(const float* a, const float* b, int64_t size, float* out);
 };
 
 // The kernels in use.

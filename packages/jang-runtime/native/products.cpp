@@ -78,6 +78,15 @@ void multiply_few(const Matrix& matrix, const PreparedRows& x, int64_t count, fl
   });
 }
 
+// out[i, 0 to rows] = rows of the matrix from `begin` on, at most kPanelRows, times row i of x.
+void multiply_panel(const Matrix& matrix, int begin, int rows, const float* x, int64_t stride,
+                    int64_t count, float* out, int64_t out_stride) {
+  float* panel = scratch(static_cast<size_t>(kPanelRows) * matrix.columns);
+  kernels().dequantize(matrix, begin, begin + rows, panel, matrix.columns);
+  kernels().tile_dots(x, stride, static_cast<int>(count), panel, matrix.columns, rows,
+                      matrix.columns, out, out_stride);
+}
+
 // Many rows: a panel of the matrix is dequantized and multiplied as floats.
 void multiply_many(const Matrix& matrix, const float* x, int64_t stride, int64_t count, float* out,
                    int64_t out_stride) {
@@ -87,11 +96,9 @@ void multiply_many(const Matrix& matrix, const float* x, int64_t stride, int64_t
     const int begin = static_cast<int>(task / parts) * kPanelRows;
     const int rows = std::min(kPanelRows, matrix.rows - begin);
     const int64_t first = task % parts * kPanelCount;
-    const int some = static_cast<int>(std::min(kPanelCount, count - first));
-    float* panel = scratch(static_cast<size_t>(kPanelRows) * matrix.columns);
-    kernels().dequantize(matrix, begin, begin + rows, panel, matrix.columns);
-    kernels().tile_dots(x + first * stride, stride, some, panel, matrix.columns, rows,
-                        matrix.columns, out + first * out_stride + begin, out_stride);
+    multiply_panel(matrix, begin, rows, x + first * stride, stride,
+                   std::min(kPanelCount, count - first), out + first * out_stride + begin,
+                   out_stride);
   });
 }
 
@@ -156,11 +163,8 @@ void multiply_gathered(const Matrix& stack, const float* x, int64_t repeat,
                      rows);
     } else {
       for (int panel = begin; panel < end; panel += kPanelRows) {
-        const int height = std::min(kPanelRows, end - panel);
-        float* values = scratch(static_cast<size_t>(kPanelRows) * columns);
-        kernels().dequantize(matrix, panel, panel + height, values, columns);
-        kernels().tile_dots(gathered.data(), columns, static_cast<int>(some), values, columns,
-                            height, static_cast<int>(columns), result.data() + panel, rows);
+        multiply_panel(matrix, panel, std::min(kPanelRows, end - panel), gathered.data(), columns,
+                       some, result.data() + panel, rows);
       }
     }
     for (int64_t i = 0; i < some; ++i) {

@@ -54,10 +54,6 @@ inline void swiglu(const float* gate, const float* up, int64_t size, float* out)
   over(size, out, [gate, up](auto at) { return mul(silu_of(at(gate)), at(up)); });
 }
 
-inline void add_to(const float* a, const float* b, int64_t size, float* out) {
-  over(size, out, [a, b](auto at) { return add(at(a), at(b)); });
-}
-
 inline void rms_norm(const float* x, const float* weight, float eps, int size, float* out) {
   Vec squares = zero();
   int i = 0;

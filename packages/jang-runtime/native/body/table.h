@@ -24,7 +24,6 @@ inline Kernels table(const char* name) {
       .softmax = softmax,
       .silu = silu,
       .swiglu = swiglu,
-      .add = add_to,
   };
 }
 
