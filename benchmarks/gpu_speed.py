@@ -4,9 +4,10 @@
 
 Writes a random model of Llama 3.2 1B's shape into DIR, packed (0.8 GB), and measures it as
 `jang-runtime bench --against mlx-lm` does, both as they load, after a round that does not count: in
-it the kernels are compiled, some for a minute. SMOLLM2 is a directory with a tokenizer that both
-can load, such as a converted SmolLM2; its text is never looked at. --quick is for a rehearsal on
-any machine.
+it the kernels are compiled, some for a minute. MLX_PTX_CACHE_DIR and CUDA_CACHE_PATH have to name
+directories that can be written, or every process compiles them anew. SMOLLM2 is a directory with a
+tokenizer that both can load, such as a converted SmolLM2; its text is never looked at. --quick is
+for a rehearsal on any machine.
 """
 
 import argparse
@@ -26,7 +27,7 @@ from jang_runtime._bench_task import BenchOptions
 
 RESULT: Final = ROOT / "docs" / "results" / "gpu-speed.md"
 # A process compiles the kernels of the shapes that it meets, most of a minute: few shapes.
-OPTIONS: Final = BenchOptions((512,), 128, (1, 4), runs=3)
+OPTIONS: Final = BenchOptions((512,), 128, (1, 4), runs=7)
 QUICK: Final = BenchOptions((16, 32), 4, (1, 2), runs=1)
 # Bits by the last part of a module's path; groups of 64.
 _BITS: Final = {"embed_tokens": 6, "gate_proj": 3, "up_proj": 3, "down_proj": 4}

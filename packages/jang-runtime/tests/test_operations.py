@@ -136,6 +136,8 @@ def test_a_packed_matrix_times_a_vector(dtype: mx.Dtype, bits: int, group_size: 
 
 @pytest.mark.parametrize(("bits", "group_size"), PAIRS)
 def test_a_packed_matrix_times_a_matrix(dtype: mx.Dtype, bits: int, group_size: int) -> None:
+    if mx.cuda.is_available() and dtype == mx.float32 and group_size == 128:
+        pytest.skip("MLX 0.32.4 cannot launch its CUDA kernel for float32 in groups of 128")
     packed, values = quantized(dtype, bits, group_size)
     x, exact = random(dtype, 2, 33, 384)
     layer = as_models_hold(quantized_linear(packed, bits, group_size))
