@@ -11,6 +11,7 @@ from jang_proto.runtime.v1 import runtime_pb2 as pb
 from jang_proto.runtime.v1 import runtime_pb2_grpc
 
 PROTO = Path(__file__).parent.parent
+TUNABLES = ("Sampling", "Stopping", "Logprobs")
 STUBS = PROTO / "src" / "jang_proto" / "runtime" / "v1"
 
 
@@ -36,8 +37,20 @@ def test_the_definition_passes_buf_lint() -> None:
     assert linted.returncode == 0, linted.stdout + linted.stderr
 
 
+def test_what_was_released_still_works() -> None:
+    """The baseline is written anew with each release: `buf build proto -o proto/baseline.binpb`."""
+    compared = subprocess.run(
+        ["buf", "breaking", str(PROTO), "--against", str(PROTO / "baseline.binpb")],
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert compared.returncode == 0, compared.stdout + compared.stderr
+
+
 def test_every_tunable_tells_not_set_from_zero() -> None:
-    for message in (pb.Sampling.DESCRIPTOR, pb.Stopping.DESCRIPTOR):
+    for name in TUNABLES:
+        message = pb.DESCRIPTOR.message_types_by_name[name]
         for field in message.fields:
             assert field.has_presence or field.is_repeated, f"{message.name}.{field.name}"
     assert pb.FinishReason.DESCRIPTOR.values[0].name == "FINISH_REASON_UNSPECIFIED"
@@ -45,7 +58,7 @@ def test_every_tunable_tells_not_set_from_zero() -> None:
 
 def test_every_tunable_states_default_and_range_in_its_comment() -> None:
     text = (PROTO / "jang/runtime/v1/runtime.proto").read_text()
-    for message in ("Sampling", "Stopping"):
+    for message in TUNABLES:
         body = text.split(f"message {message} {{")[1].split("\n}")[0]
         for chunk in body.split(";\n"):
             assert "Default: " in chunk, chunk
@@ -58,7 +71,18 @@ def test_the_public_names_are_these() -> None:
 
     assert v1.__all__ == ["runtime_pb2", "runtime_pb2_grpc"]
     methods = {method.name for method in pb.DESCRIPTOR.services_by_name["RuntimeService"].methods}
-    assert methods == {"Generate", "GenerateStream", "GetModelInfo"}
+    assert methods == {
+        "Abort",
+        "ApplyChatTemplate",
+        "Detokenize",
+        "Generate",
+        "GenerateStream",
+        "GetModelInfo",
+        "GetServerInfo",
+        "Logits",
+        "Score",
+        "Tokenize",
+    }
     for method in methods:
         assert hasattr(runtime_pb2_grpc.RuntimeServiceServicer, method)
 

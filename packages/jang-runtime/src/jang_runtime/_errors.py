@@ -3,6 +3,15 @@
 JangRuntimeError
 ├── ModelError              the directory is no model that can be run
 ├── InvalidRequestError     a request asks for what cannot be done
+│   ├── InvalidMetadataError    the same of a key of a call's metadata
+│   └── NoChatTemplateError     a conversation, and the model has no template for one
+├── CacheTooSmallError      the memory for keys and values is too small for this request, ever
+├── QueueFullError          too many requests wait; later this one may fit
+├── RequestIdInUseError     a request of that name is under way
+├── NotServingError         the server is loading its model, or about to end
+├── UnauthenticatedError    the caller has no token, or one that the server does not know
+├── SlowReaderError         results were not read, and more of them are not kept
+├── AbortedError            the request was stopped by its name
 ├── GenerationError         a request failed inside the engine, alone
 ├── EngineStoppedError      the engine has ended and takes no more requests
 ├── ListenError             the server cannot listen where it was asked to
@@ -31,6 +40,72 @@ class InvalidRequestError(JangRuntimeError):
     def __init__(self, field: str, found: object, expected: str) -> None:
         super().__init__(f"{field}: found {found}, expected {expected}")
         self.field = field
+
+
+class InvalidMetadataError(InvalidRequestError):
+    """A key of a call's metadata has a value that it cannot have; arguments as for its base."""
+
+
+class NoChatTemplateError(InvalidRequestError):
+    """A conversation was sent, and the model has no template for one."""
+
+    def __init__(self, field: str) -> None:
+        super().__init__(field, "a conversation", "text: this model has no chat template")
+
+
+class CacheTooSmallError(JangRuntimeError):
+    """The memory for keys and values is too small for this request, whatever else runs."""
+
+
+class QueueFullError(JangRuntimeError):
+    """Too many requests wait.
+
+    Args:
+        limit: How many may.
+        retry_after: Seconds after which it is worth asking again.
+    """
+
+    def __init__(self, limit: int, retry_after: float) -> None:
+        super().__init__(f"queue: found {limit} requests waiting, expected fewer than {limit}")
+        self.retry_after = retry_after
+
+
+class RequestIdInUseError(JangRuntimeError):
+    """A request of that name is under way."""
+
+
+class NotServingError(JangRuntimeError):
+    """The server does not serve at this moment.
+
+    Args:
+        message: Why.
+        retry_after: Seconds after which it is worth asking again; None while it ends.
+    """
+
+    def __init__(self, message: str, retry_after: float | None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class UnauthenticatedError(JangRuntimeError):
+    """The caller has no token, or one that the server does not know.
+
+    Args:
+        message: What is missing; never the token.
+        has_token: Whether there was one.
+    """
+
+    def __init__(self, message: str, has_token: bool) -> None:
+        super().__init__(message)
+        self.has_token = has_token
+
+
+class SlowReaderError(JangRuntimeError):
+    """Results were not read, and the server keeps no more of them."""
+
+
+class AbortedError(JangRuntimeError):
+    """The request was stopped by its name."""
 
 
 class GenerationError(JangRuntimeError):

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class RuntimeServiceStub(object):
-    """Generates text with the model that the server holds.
+    """Generates text with the model that the server holds, and measures with it.
     """
 
     def __init__(self, channel):
@@ -45,21 +45,55 @@ class RuntimeServiceStub(object):
                 request_serializer=jang_dot_runtime_dot_v1_dot_runtime__pb2.GenerateRequest.SerializeToString,
                 response_deserializer=jang_dot_runtime_dot_v1_dot_runtime__pb2.GenerateResponse.FromString,
                 _registered_method=True)
+        self.Score = channel.unary_unary(
+                '/jang.runtime.v1.RuntimeService/Score',
+                request_serializer=jang_dot_runtime_dot_v1_dot_runtime__pb2.ScoreRequest.SerializeToString,
+                response_deserializer=jang_dot_runtime_dot_v1_dot_runtime__pb2.ScoreResponse.FromString,
+                _registered_method=True)
+        self.Logits = channel.unary_stream(
+                '/jang.runtime.v1.RuntimeService/Logits',
+                request_serializer=jang_dot_runtime_dot_v1_dot_runtime__pb2.LogitsRequest.SerializeToString,
+                response_deserializer=jang_dot_runtime_dot_v1_dot_runtime__pb2.LogitsResponse.FromString,
+                _registered_method=True)
+        self.Tokenize = channel.unary_unary(
+                '/jang.runtime.v1.RuntimeService/Tokenize',
+                request_serializer=jang_dot_runtime_dot_v1_dot_runtime__pb2.TokenizeRequest.SerializeToString,
+                response_deserializer=jang_dot_runtime_dot_v1_dot_runtime__pb2.TokenizeResponse.FromString,
+                _registered_method=True)
+        self.Detokenize = channel.unary_unary(
+                '/jang.runtime.v1.RuntimeService/Detokenize',
+                request_serializer=jang_dot_runtime_dot_v1_dot_runtime__pb2.DetokenizeRequest.SerializeToString,
+                response_deserializer=jang_dot_runtime_dot_v1_dot_runtime__pb2.DetokenizeResponse.FromString,
+                _registered_method=True)
+        self.ApplyChatTemplate = channel.unary_unary(
+                '/jang.runtime.v1.RuntimeService/ApplyChatTemplate',
+                request_serializer=jang_dot_runtime_dot_v1_dot_runtime__pb2.ApplyChatTemplateRequest.SerializeToString,
+                response_deserializer=jang_dot_runtime_dot_v1_dot_runtime__pb2.ApplyChatTemplateResponse.FromString,
+                _registered_method=True)
         self.GetModelInfo = channel.unary_unary(
                 '/jang.runtime.v1.RuntimeService/GetModelInfo',
                 request_serializer=jang_dot_runtime_dot_v1_dot_runtime__pb2.GetModelInfoRequest.SerializeToString,
                 response_deserializer=jang_dot_runtime_dot_v1_dot_runtime__pb2.GetModelInfoResponse.FromString,
                 _registered_method=True)
+        self.GetServerInfo = channel.unary_unary(
+                '/jang.runtime.v1.RuntimeService/GetServerInfo',
+                request_serializer=jang_dot_runtime_dot_v1_dot_runtime__pb2.GetServerInfoRequest.SerializeToString,
+                response_deserializer=jang_dot_runtime_dot_v1_dot_runtime__pb2.GetServerInfoResponse.FromString,
+                _registered_method=True)
+        self.Abort = channel.unary_unary(
+                '/jang.runtime.v1.RuntimeService/Abort',
+                request_serializer=jang_dot_runtime_dot_v1_dot_runtime__pb2.AbortRequest.SerializeToString,
+                response_deserializer=jang_dot_runtime_dot_v1_dot_runtime__pb2.AbortResponse.FromString,
+                _registered_method=True)
 
 
 class RuntimeServiceServicer(object):
-    """Generates text with the model that the server holds.
+    """Generates text with the model that the server holds, and measures with it.
     """
 
     def GenerateStream(self, request, context):
-        """Generates and streams: one `started`, then `delta`s, then one `finished`. Cancelling the call
-        stops the generation. Errors: INVALID_ARGUMENT names the field and what was expected;
-        UNAVAILABLE when the engine has stopped; INTERNAL when this request failed in the engine.
+        """Generates and streams: one `started`, `prompt_logprobs` where they were asked for, then
+        `delta`s, then one `finished`. Cancelling the call stops the generation.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -72,8 +106,60 @@ class RuntimeServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Score(self, request, context):
+        """Measures how likely texts are after a context.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Logits(self, request, context):
+        """Streams the model's logits after tokens of a text: one `started`, then `rows`, then one
+        `finished`. No more is computed than the client reads.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Tokenize(self, request, context):
+        """Makes tokens of text.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Detokenize(self, request, context):
+        """Makes text of tokens.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ApplyChatTemplate(self, request, context):
+        """Makes the text that the model reads of a conversation.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetModelInfo(self, request, context):
         """Describes the model.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetServerInfo(self, request, context):
+        """Describes the server: its limits, and what it does at this moment.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Abort(self, request, context):
+        """Stops a request of the same caller by its name, from any connection. Stopping one that has
+        ended or never was changes nothing. A stopped generation ends with FINISH_REASON_CANCELLED and
+        what it has; other requests end with the status CANCELLED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -92,10 +178,45 @@ def add_RuntimeServiceServicer_to_server(servicer, server):
                     request_deserializer=jang_dot_runtime_dot_v1_dot_runtime__pb2.GenerateRequest.FromString,
                     response_serializer=jang_dot_runtime_dot_v1_dot_runtime__pb2.GenerateResponse.SerializeToString,
             ),
+            'Score': grpc.unary_unary_rpc_method_handler(
+                    servicer.Score,
+                    request_deserializer=jang_dot_runtime_dot_v1_dot_runtime__pb2.ScoreRequest.FromString,
+                    response_serializer=jang_dot_runtime_dot_v1_dot_runtime__pb2.ScoreResponse.SerializeToString,
+            ),
+            'Logits': grpc.unary_stream_rpc_method_handler(
+                    servicer.Logits,
+                    request_deserializer=jang_dot_runtime_dot_v1_dot_runtime__pb2.LogitsRequest.FromString,
+                    response_serializer=jang_dot_runtime_dot_v1_dot_runtime__pb2.LogitsResponse.SerializeToString,
+            ),
+            'Tokenize': grpc.unary_unary_rpc_method_handler(
+                    servicer.Tokenize,
+                    request_deserializer=jang_dot_runtime_dot_v1_dot_runtime__pb2.TokenizeRequest.FromString,
+                    response_serializer=jang_dot_runtime_dot_v1_dot_runtime__pb2.TokenizeResponse.SerializeToString,
+            ),
+            'Detokenize': grpc.unary_unary_rpc_method_handler(
+                    servicer.Detokenize,
+                    request_deserializer=jang_dot_runtime_dot_v1_dot_runtime__pb2.DetokenizeRequest.FromString,
+                    response_serializer=jang_dot_runtime_dot_v1_dot_runtime__pb2.DetokenizeResponse.SerializeToString,
+            ),
+            'ApplyChatTemplate': grpc.unary_unary_rpc_method_handler(
+                    servicer.ApplyChatTemplate,
+                    request_deserializer=jang_dot_runtime_dot_v1_dot_runtime__pb2.ApplyChatTemplateRequest.FromString,
+                    response_serializer=jang_dot_runtime_dot_v1_dot_runtime__pb2.ApplyChatTemplateResponse.SerializeToString,
+            ),
             'GetModelInfo': grpc.unary_unary_rpc_method_handler(
                     servicer.GetModelInfo,
                     request_deserializer=jang_dot_runtime_dot_v1_dot_runtime__pb2.GetModelInfoRequest.FromString,
                     response_serializer=jang_dot_runtime_dot_v1_dot_runtime__pb2.GetModelInfoResponse.SerializeToString,
+            ),
+            'GetServerInfo': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetServerInfo,
+                    request_deserializer=jang_dot_runtime_dot_v1_dot_runtime__pb2.GetServerInfoRequest.FromString,
+                    response_serializer=jang_dot_runtime_dot_v1_dot_runtime__pb2.GetServerInfoResponse.SerializeToString,
+            ),
+            'Abort': grpc.unary_unary_rpc_method_handler(
+                    servicer.Abort,
+                    request_deserializer=jang_dot_runtime_dot_v1_dot_runtime__pb2.AbortRequest.FromString,
+                    response_serializer=jang_dot_runtime_dot_v1_dot_runtime__pb2.AbortResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -106,7 +227,7 @@ def add_RuntimeServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class RuntimeService(object):
-    """Generates text with the model that the server holds.
+    """Generates text with the model that the server holds, and measures with it.
     """
 
     @staticmethod
@@ -164,6 +285,141 @@ class RuntimeService(object):
             _registered_method=True)
 
     @staticmethod
+    def Score(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/jang.runtime.v1.RuntimeService/Score',
+            jang_dot_runtime_dot_v1_dot_runtime__pb2.ScoreRequest.SerializeToString,
+            jang_dot_runtime_dot_v1_dot_runtime__pb2.ScoreResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Logits(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/jang.runtime.v1.RuntimeService/Logits',
+            jang_dot_runtime_dot_v1_dot_runtime__pb2.LogitsRequest.SerializeToString,
+            jang_dot_runtime_dot_v1_dot_runtime__pb2.LogitsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Tokenize(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/jang.runtime.v1.RuntimeService/Tokenize',
+            jang_dot_runtime_dot_v1_dot_runtime__pb2.TokenizeRequest.SerializeToString,
+            jang_dot_runtime_dot_v1_dot_runtime__pb2.TokenizeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Detokenize(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/jang.runtime.v1.RuntimeService/Detokenize',
+            jang_dot_runtime_dot_v1_dot_runtime__pb2.DetokenizeRequest.SerializeToString,
+            jang_dot_runtime_dot_v1_dot_runtime__pb2.DetokenizeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ApplyChatTemplate(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/jang.runtime.v1.RuntimeService/ApplyChatTemplate',
+            jang_dot_runtime_dot_v1_dot_runtime__pb2.ApplyChatTemplateRequest.SerializeToString,
+            jang_dot_runtime_dot_v1_dot_runtime__pb2.ApplyChatTemplateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def GetModelInfo(request,
             target,
             options=(),
@@ -180,6 +436,60 @@ class RuntimeService(object):
             '/jang.runtime.v1.RuntimeService/GetModelInfo',
             jang_dot_runtime_dot_v1_dot_runtime__pb2.GetModelInfoRequest.SerializeToString,
             jang_dot_runtime_dot_v1_dot_runtime__pb2.GetModelInfoResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetServerInfo(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/jang.runtime.v1.RuntimeService/GetServerInfo',
+            jang_dot_runtime_dot_v1_dot_runtime__pb2.GetServerInfoRequest.SerializeToString,
+            jang_dot_runtime_dot_v1_dot_runtime__pb2.GetServerInfoResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Abort(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/jang.runtime.v1.RuntimeService/Abort',
+            jang_dot_runtime_dot_v1_dot_runtime__pb2.AbortRequest.SerializeToString,
+            jang_dot_runtime_dot_v1_dot_runtime__pb2.AbortResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -6,6 +6,29 @@ The API of a JANG server: it holds one language model and answers requests for t
 Rules of this package: every tunable is `optional`, so that "not set" and "set to zero" differ,
 and its comment states default and range. Enum values start with UNSPECIFIED, which a server
 never sends. Durations are seconds. Version 1 only grows: fields are added, never reused.
+
+Metadata of a call: `authorization: Bearer TOKEN` where the server asks for one; `x-request-id`
+(1 to 128 letters, digits and -_.:) names the request, and the server invents a name where it is
+missing; `traceparent` (W3C) is written to the server's log. The server answers with
+`x-request-id` in its initial metadata.
+
+Errors carry google.rpc details in `grpc-status-details-bin`: always an ErrorInfo with domain
+"jang.runtime" and a reason in capitals, named below; BadRequest with the field of the request
+for INVALID_ARGUMENT; RetryInfo where it is worth trying again. Any call can end with:
+  INVALID_ARGUMENT    INVALID_FIELD: a field is out of range; the message says field, what was
+                      found and what was expected.
+                      INVALID_METADATA: the same for a key of the metadata.
+  UNAUTHENTICATED     TOKEN_MISSING, TOKEN_UNKNOWN.
+  RESOURCE_EXHAUSTED  QUEUE_FULL, with RetryInfo: too many requests wait.
+                      CACHE_TOO_SMALL: the server has no memory for a text of that length, ever.
+                      SLOW_READER: results were not read, and the server keeps no more of them.
+                      (A message above the server's limit has this code from gRPC itself.)
+  ALREADY_EXISTS      REQUEST_ID_IN_USE: a request of that name is under way.
+  UNAVAILABLE         LOADING, with RetryInfo; DRAINING: the server is about to end;
+                      ENGINE_STOPPED: the engine has failed.
+  FAILED_PRECONDITION NO_CHAT_TEMPLATE: the model has none.
+  DEADLINE_EXCEEDED, CANCELLED: as the client wished; the work for it stops.
+  INTERNAL            GENERATION_FAILED: this request failed in the engine; others go on.
 """
 
 from collections import abc as _abc
@@ -32,39 +55,75 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class RuntimeServiceStub:
-    """Generates text with the model that the server holds."""
+    """Generates text with the model that the server holds, and measures with it."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> RuntimeServiceAsyncStub: ...
     GenerateStream: _grpc.UnaryStreamMultiCallable[_runtime_pb2.GenerateStreamRequest, _runtime_pb2.GenerateStreamResponse]
-    """Generates and streams: one `started`, then `delta`s, then one `finished`. Cancelling the call
-    stops the generation. Errors: INVALID_ARGUMENT names the field and what was expected;
-    UNAVAILABLE when the engine has stopped; INTERNAL when this request failed in the engine.
+    """Generates and streams: one `started`, `prompt_logprobs` where they were asked for, then
+    `delta`s, then one `finished`. Cancelling the call stops the generation.
     """
     Generate: _grpc.UnaryUnaryMultiCallable[_runtime_pb2.GenerateRequest, _runtime_pb2.GenerateResponse]
     """Generates and answers once, with the whole text. Cancelling the call stops the generation."""
+    Score: _grpc.UnaryUnaryMultiCallable[_runtime_pb2.ScoreRequest, _runtime_pb2.ScoreResponse]
+    """Measures how likely texts are after a context."""
+    Logits: _grpc.UnaryStreamMultiCallable[_runtime_pb2.LogitsRequest, _runtime_pb2.LogitsResponse]
+    """Streams the model's logits after tokens of a text: one `started`, then `rows`, then one
+    `finished`. No more is computed than the client reads.
+    """
+    Tokenize: _grpc.UnaryUnaryMultiCallable[_runtime_pb2.TokenizeRequest, _runtime_pb2.TokenizeResponse]
+    """Makes tokens of text."""
+    Detokenize: _grpc.UnaryUnaryMultiCallable[_runtime_pb2.DetokenizeRequest, _runtime_pb2.DetokenizeResponse]
+    """Makes text of tokens."""
+    ApplyChatTemplate: _grpc.UnaryUnaryMultiCallable[_runtime_pb2.ApplyChatTemplateRequest, _runtime_pb2.ApplyChatTemplateResponse]
+    """Makes the text that the model reads of a conversation."""
     GetModelInfo: _grpc.UnaryUnaryMultiCallable[_runtime_pb2.GetModelInfoRequest, _runtime_pb2.GetModelInfoResponse]
     """Describes the model."""
+    GetServerInfo: _grpc.UnaryUnaryMultiCallable[_runtime_pb2.GetServerInfoRequest, _runtime_pb2.GetServerInfoResponse]
+    """Describes the server: its limits, and what it does at this moment."""
+    Abort: _grpc.UnaryUnaryMultiCallable[_runtime_pb2.AbortRequest, _runtime_pb2.AbortResponse]
+    """Stops a request of the same caller by its name, from any connection. Stopping one that has
+    ended or never was changes nothing. A stopped generation ends with FINISH_REASON_CANCELLED and
+    what it has; other requests end with the status CANCELLED.
+    """
 
 @_typing.type_check_only
 class RuntimeServiceAsyncStub(RuntimeServiceStub):
-    """Generates text with the model that the server holds."""
+    """Generates text with the model that the server holds, and measures with it."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     GenerateStream: _aio.UnaryStreamMultiCallable[_runtime_pb2.GenerateStreamRequest, _runtime_pb2.GenerateStreamResponse]  # type: ignore[assignment]
-    """Generates and streams: one `started`, then `delta`s, then one `finished`. Cancelling the call
-    stops the generation. Errors: INVALID_ARGUMENT names the field and what was expected;
-    UNAVAILABLE when the engine has stopped; INTERNAL when this request failed in the engine.
+    """Generates and streams: one `started`, `prompt_logprobs` where they were asked for, then
+    `delta`s, then one `finished`. Cancelling the call stops the generation.
     """
     Generate: _aio.UnaryUnaryMultiCallable[_runtime_pb2.GenerateRequest, _runtime_pb2.GenerateResponse]  # type: ignore[assignment]
     """Generates and answers once, with the whole text. Cancelling the call stops the generation."""
+    Score: _aio.UnaryUnaryMultiCallable[_runtime_pb2.ScoreRequest, _runtime_pb2.ScoreResponse]  # type: ignore[assignment]
+    """Measures how likely texts are after a context."""
+    Logits: _aio.UnaryStreamMultiCallable[_runtime_pb2.LogitsRequest, _runtime_pb2.LogitsResponse]  # type: ignore[assignment]
+    """Streams the model's logits after tokens of a text: one `started`, then `rows`, then one
+    `finished`. No more is computed than the client reads.
+    """
+    Tokenize: _aio.UnaryUnaryMultiCallable[_runtime_pb2.TokenizeRequest, _runtime_pb2.TokenizeResponse]  # type: ignore[assignment]
+    """Makes tokens of text."""
+    Detokenize: _aio.UnaryUnaryMultiCallable[_runtime_pb2.DetokenizeRequest, _runtime_pb2.DetokenizeResponse]  # type: ignore[assignment]
+    """Makes text of tokens."""
+    ApplyChatTemplate: _aio.UnaryUnaryMultiCallable[_runtime_pb2.ApplyChatTemplateRequest, _runtime_pb2.ApplyChatTemplateResponse]  # type: ignore[assignment]
+    """Makes the text that the model reads of a conversation."""
     GetModelInfo: _aio.UnaryUnaryMultiCallable[_runtime_pb2.GetModelInfoRequest, _runtime_pb2.GetModelInfoResponse]  # type: ignore[assignment]
     """Describes the model."""
+    GetServerInfo: _aio.UnaryUnaryMultiCallable[_runtime_pb2.GetServerInfoRequest, _runtime_pb2.GetServerInfoResponse]  # type: ignore[assignment]
+    """Describes the server: its limits, and what it does at this moment."""
+    Abort: _aio.UnaryUnaryMultiCallable[_runtime_pb2.AbortRequest, _runtime_pb2.AbortResponse]  # type: ignore[assignment]
+    """Stops a request of the same caller by its name, from any connection. Stopping one that has
+    ended or never was changes nothing. A stopped generation ends with FINISH_REASON_CANCELLED and
+    what it has; other requests end with the status CANCELLED.
+    """
 
 class RuntimeServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Generates text with the model that the server holds."""
+    """Generates text with the model that the server holds, and measures with it."""
 
     @_abc_1.abstractmethod
     def GenerateStream(
@@ -72,9 +131,8 @@ class RuntimeServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _runtime_pb2.GenerateStreamRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_runtime_pb2.GenerateStreamResponse], _abc.AsyncIterator[_runtime_pb2.GenerateStreamResponse]]:
-        """Generates and streams: one `started`, then `delta`s, then one `finished`. Cancelling the call
-        stops the generation. Errors: INVALID_ARGUMENT names the field and what was expected;
-        UNAVAILABLE when the engine has stopped; INTERNAL when this request failed in the engine.
+        """Generates and streams: one `started`, `prompt_logprobs` where they were asked for, then
+        `delta`s, then one `finished`. Cancelling the call stops the generation.
         """
 
     @_abc_1.abstractmethod
@@ -86,11 +144,72 @@ class RuntimeServiceServicer(metaclass=_abc_1.ABCMeta):
         """Generates and answers once, with the whole text. Cancelling the call stops the generation."""
 
     @_abc_1.abstractmethod
+    def Score(
+        self,
+        request: _runtime_pb2.ScoreRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_runtime_pb2.ScoreResponse, _abc.Awaitable[_runtime_pb2.ScoreResponse]]:
+        """Measures how likely texts are after a context."""
+
+    @_abc_1.abstractmethod
+    def Logits(
+        self,
+        request: _runtime_pb2.LogitsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_runtime_pb2.LogitsResponse], _abc.AsyncIterator[_runtime_pb2.LogitsResponse]]:
+        """Streams the model's logits after tokens of a text: one `started`, then `rows`, then one
+        `finished`. No more is computed than the client reads.
+        """
+
+    @_abc_1.abstractmethod
+    def Tokenize(
+        self,
+        request: _runtime_pb2.TokenizeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_runtime_pb2.TokenizeResponse, _abc.Awaitable[_runtime_pb2.TokenizeResponse]]:
+        """Makes tokens of text."""
+
+    @_abc_1.abstractmethod
+    def Detokenize(
+        self,
+        request: _runtime_pb2.DetokenizeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_runtime_pb2.DetokenizeResponse, _abc.Awaitable[_runtime_pb2.DetokenizeResponse]]:
+        """Makes text of tokens."""
+
+    @_abc_1.abstractmethod
+    def ApplyChatTemplate(
+        self,
+        request: _runtime_pb2.ApplyChatTemplateRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_runtime_pb2.ApplyChatTemplateResponse, _abc.Awaitable[_runtime_pb2.ApplyChatTemplateResponse]]:
+        """Makes the text that the model reads of a conversation."""
+
+    @_abc_1.abstractmethod
     def GetModelInfo(
         self,
         request: _runtime_pb2.GetModelInfoRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_runtime_pb2.GetModelInfoResponse, _abc.Awaitable[_runtime_pb2.GetModelInfoResponse]]:
         """Describes the model."""
+
+    @_abc_1.abstractmethod
+    def GetServerInfo(
+        self,
+        request: _runtime_pb2.GetServerInfoRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_runtime_pb2.GetServerInfoResponse, _abc.Awaitable[_runtime_pb2.GetServerInfoResponse]]:
+        """Describes the server: its limits, and what it does at this moment."""
+
+    @_abc_1.abstractmethod
+    def Abort(
+        self,
+        request: _runtime_pb2.AbortRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_runtime_pb2.AbortResponse, _abc.Awaitable[_runtime_pb2.AbortResponse]]:
+        """Stops a request of the same caller by its name, from any connection. Stopping one that has
+        ended or never was changes nothing. A stopped generation ends with FINISH_REASON_CANCELLED and
+        what it has; other requests end with the status CANCELLED.
+        """
 
 def add_RuntimeServiceServicer_to_server(servicer: RuntimeServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
