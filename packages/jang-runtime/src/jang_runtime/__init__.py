@@ -10,13 +10,22 @@ from jang_runtime._caches import KVQuantization
 from jang_runtime._client import Client
 from jang_runtime._engine import Engine
 from jang_runtime._errors import (
+    AbortedError,
+    CacheTooSmallError,
     EngineStoppedError,
     GenerationError,
+    InvalidMetadataError,
     InvalidRequestError,
     JangRuntimeError,
     ListenError,
     ModelError,
+    NoChatTemplateError,
+    NotServingError,
+    QueueFullError,
+    RequestIdInUseError,
     ServerError,
+    SlowReaderError,
+    UnauthenticatedError,
 )
 from jang_runtime._events import (
     Delta,
@@ -52,6 +61,8 @@ from jang_runtime._tickets import Ticket
 __version__ = "0.1.0"
 
 __all__ = [
+    "AbortedError",
+    "CacheTooSmallError",
     "ChatMessage",
     "ChatPrompt",
     "Client",
@@ -66,6 +77,7 @@ __all__ = [
     "Finished",
     "GenerationError",
     "GenerationRequest",
+    "InvalidMetadataError",
     "InvalidRequestError",
     "JangRuntimeError",
     "KVQuantization",
@@ -75,11 +87,16 @@ __all__ = [
     "Logprobs",
     "ModelError",
     "ModelInfo",
+    "NoChatTemplateError",
+    "NotServingError",
     "PromptLogprobs",
+    "QueueFullError",
+    "RequestIdInUseError",
     "Sampling",
     "Score",
     "ScoreRequest",
     "ServerError",
+    "SlowReaderError",
     "Started",
     "Stopping",
     "TextPrompt",
@@ -87,6 +104,7 @@ __all__ = [
     "Timings",
     "TokenLogprobs",
     "TokenPrompt",
+    "UnauthenticatedError",
     "__version__",
     "serve",
     "start_server",

@@ -84,13 +84,24 @@ class Engine:
         """What the engine has done and holds, as of its last step; from any thread."""
         return self._statistics
 
-    def submit(self, request: Request, listener: Listener) -> Ticket:
+    def submit(
+        self,
+        request: Request,
+        listener: Listener,
+        has_room: Callable[[], bool] = lambda: True,
+    ) -> Ticket:
         """Queue a request; `listener` gets its events, the last one `Finished` or `Failed`.
+
+        Args:
+            request: What is asked.
+            listener: Called in the engine's thread; it has to return at once.
+            has_room: Whether the listener takes logits now, asked in the engine's thread; while
+                not, none are computed. When that changes the ticket's `wake` has to be called.
 
         Raises:
             EngineStoppedError: If the engine has ended.
         """
-        ticket = Ticket(request=request, listener=listener)
+        ticket = Ticket(request, listener, has_room, self._wake)
         self._command(ticket)
         return ticket
 
@@ -118,6 +129,10 @@ class Engine:
             self._closed = True
             self._commands.put(None)
         self._thread.join()
+
+    def _wake(self) -> None:
+        # An engine that has ended looks at nothing any more.
+        self._commands.put(_look_again)
 
     def _command(self, command: _Command) -> None:
         with self._closing:
@@ -150,7 +165,8 @@ class Engine:
 
     def _serve(self, scheduler: Scheduler) -> None:
         while True:
-            for command in self._new_commands(wait=scheduler.is_idle):
+            waits = not scheduler.has_work(scheduler.look_outside())
+            for command in self._new_commands(waits):
                 if command is None:
                     scheduler.cancel_all()
                     return
@@ -158,7 +174,7 @@ class Engine:
                     scheduler.submit(command)
                 else:
                     command(scheduler)
-            scheduler.step()
+            scheduler.step(scheduler.look_outside())
             self._statistics = scheduler.statistics()
 
     def _new_commands(self, wait: bool) -> list[_Command]:
@@ -180,6 +196,10 @@ class Engine:
         for command in self._new_commands(wait=False):
             if isinstance(command, Ticket):
                 command.fail(error)
+
+
+def _look_again(scheduler: Scheduler) -> None:
+    """A command that changes nothing but ends the wait for one."""
 
 
 @contextmanager

@@ -21,8 +21,8 @@ from jang_runtime._logprobs import measure, read
 from jang_runtime._model import LoadedModel
 from jang_runtime._prefill import Prefill
 from jang_runtime._prefix_cache import PrefixCache
-from jang_runtime._prompts import decode, tokenize
-from jang_runtime._requests import DEFAULT_MAX_TOKENS, GenerationRequest
+from jang_runtime._prompts import decode
+from jang_runtime._requests import DEFAULT_MAX_TOKENS, GenerationRequest, token_ids
 from jang_runtime._sampling import make_chooser
 from jang_runtime._text import Detokenizer, StopStrings
 from jang_runtime._tickets import Ticket
@@ -36,7 +36,7 @@ class Generation:
         forward: The model's forward pass.
         known: Caches of earlier texts.
         ticket: Where the events go.
-        request: The ticket's.
+        request: The ticket's, in tokens.
 
     Raises:
         InvalidRequestError: If the request asks for what cannot be done.
@@ -57,7 +57,7 @@ class Generation:
         self._forward = forward
         self._known = known
         self._request = request
-        prompt = tokenize(loaded, request.prompt)
+        prompt = token_ids(request.prompt)
         room = loaded.info.context_length - len(prompt)
         if room < 1:
             expected = f"fewer than the context's {loaded.info.context_length}"
@@ -86,7 +86,7 @@ class Generation:
         )
         stopping = request.stopping
         self._eos = () if stopping.ignore_eos else loaded.info.eos_token_ids
-        self._detokenizer = Detokenizer(lambda ids: decode(loaded, ids))
+        self._detokenizer = Detokenizer(lambda ids: decode(loaded.tokenizer, ids))
         self._stop_strings = StopStrings(stopping.stop_strings)
         self._completion_tokens = 0
         self._unsent: list[int] = []

@@ -1,17 +1,56 @@
-"""How much memory this process has held; imports nothing of ours, for programs that must not."""
+"""How much memory this process holds, has held, and could take; imports nothing of ours.
+
+Programs that must not import us run it as a file.
+"""
 
 import re
 import resource
 import sys
 from pathlib import Path
+from typing import Final
+
+_CGROUP: Final = Path("/sys/fs/cgroup")
 
 
 def resident_peak() -> int:
     """The most bytes of memory that were resident at a time."""
-    if sys.platform == "linux":
-        # Not ru_maxrss: Linux counts there what the process that started this one held.
-        status = Path("/proc/self/status").read_text()
-        found = re.search(r"^VmHWM:\s*(\d+) kB$", status, re.MULTILINE)
-        if found is not None:
-            return int(found[1]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # Not ru_maxrss: Linux counts there what the process that started this one held.
+    return _status_bytes("VmHWM") or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def resident() -> int:
+    """Bytes of memory that are resident; where the system does not tell, the most that were."""
+    return _status_bytes("VmRSS") or resident_peak()
+
+
+def half_of_free_memory(backend: str) -> int:
+    """Half of the bytes that this process could still take where a backend computes.
+
+    Args:
+        backend: "cpu", "metal" or "cuda".
+    """
+    return max(1, _free(backend) // 2)
+
+
+def _free(backend: str) -> int:
+    import mlx.core as mx  # only where a model runs
+
+    if backend != "cpu":
+        facts = mx.device_info()
+        limit = facts.get("max_recommended_working_set_size") or facts["memory_size"]
+        free = facts.get("free_memory", int(limit) - mx.get_active_memory())
+        return int(free)
+    found = re.search(r"^MemAvailable:\s*(\d+) kB$", _text(Path("/proc/meminfo")), re.MULTILINE)
+    free = int(found[1]) * 1024 if found else int(mx.device_info()["memory_size"])
+    limit, used = _text(_CGROUP / "memory.max").strip(), _text(_CGROUP / "memory.current").strip()
+    return min(free, int(limit) - int(used)) if limit.isdigit() and used.isdigit() else free
+
+
+def _status_bytes(key: str) -> int | None:
+    found = re.search(rf"^{key}:\s*(\d+) kB$", _text(Path("/proc/self/status")), re.MULTILINE)
+    return int(found[1]) * 1024 if found else None
+
+
+def _text(path: Path) -> str:
+    """The text of a file of the system; empty where the system has none."""
+    return path.read_text() if sys.platform == "linux" and path.exists() else ""

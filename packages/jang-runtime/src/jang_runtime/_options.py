@@ -18,12 +18,16 @@ class EngineOptions:
             that mlx-lm cannot batch run one at a time all the same.
         prefix_cache_bytes: Bytes to keep of earlier requests, for prompts that begin as they do;
             0 turns it off.
+        cache_bytes: The most bytes of keys and values of all requests under way, the prefix cache
+            not counted; None takes half of what is free once the model is loaded. Requests for
+            which there is no room wait.
         kv_quantization: Keys and values in few bits; None keeps them exact.
     """
 
     max_active: int = 16
     prefix_cache_bytes: int = 512 * 10**6
     kv_quantization: KVQuantization | None = None
+    cache_bytes: int | None = None
 
 
 def check_options(options: EngineOptions) -> None:
@@ -36,3 +40,5 @@ def check_options(options: EngineOptions) -> None:
         raise InvalidRequestError("max_active", options.max_active, f"1 to {_MOST_AT_ONCE}")
     if options.prefix_cache_bytes < 0:
         raise InvalidRequestError("prefix_cache_bytes", options.prefix_cache_bytes, "0 or more")
+    if options.cache_bytes is not None and options.cache_bytes < 1:
+        raise InvalidRequestError("cache_bytes", options.cache_bytes, "1 or more")

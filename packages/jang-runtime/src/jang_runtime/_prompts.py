@@ -1,19 +1,47 @@
-"""Tokens of prompts and of continuations."""
+"""Tokens of prompts and of continuations, and back."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import jinja2
 
-from jang_runtime._errors import InvalidRequestError
-from jang_runtime._model import LoadedModel
-from jang_runtime._requests import ChatPrompt, Prompt, ScoreRequest, TextPrompt, TokenPrompt
+from jang_runtime._errors import InvalidRequestError, NoChatTemplateError
+from jang_runtime._requests import (
+    ChatPrompt,
+    GenerationRequest,
+    LogitsRequest,
+    Prompt,
+    Request,
+    ScoreRequest,
+    TextPrompt,
+    TokenPrompt,
+)
+
+if TYPE_CHECKING:
+    from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 
-def tokenize(loaded: LoadedModel, prompt: Prompt) -> list[int]:
+def in_tokens(tokenizer: "TokenizerWrapper", request: Request) -> Request:
+    """The same request with tokens in place of texts and conversations.
+
+    Raises:
+        InvalidRequestError: If a text has none, or the model's template refuses the conversation.
+    """
+    match request:
+        case GenerationRequest() | LogitsRequest():
+            ids = tokenize(tokenizer, request.prompt)
+            return replace(request, prompt=TokenPrompt(tuple(ids)))
+        case ScoreRequest():
+            return _score_in_tokens(tokenizer, request)
+
+
+def tokenize(tokenizer: "TokenizerWrapper", prompt: Prompt) -> list[int]:
     """The prompt's tokens.
 
     Raises:
         InvalidRequestError: If it has none, or the model's template refuses the conversation.
     """
-    tokenizer = loaded.tokenizer
     match prompt:
         case TokenPrompt(ids):
             return list(ids)
@@ -22,37 +50,49 @@ def tokenize(loaded: LoadedModel, prompt: Prompt) -> list[int]:
             if not ids:
                 raise InvalidRequestError("prompt.text", "no tokens", "at least one")
             return ids
-        case ChatPrompt(messages):
-            if not tokenizer.has_chat_template:
-                raise InvalidRequestError(
-                    "prompt.chat", "a conversation", "text: this model has no chat template"
-                )
-            turns = [{"role": turn.role, "content": turn.content} for turn in messages]
-            try:
-                return list(tokenizer.apply_chat_template(turns, add_generation_prompt=True))
-            except jinja2.TemplateError as error:
-                raise InvalidRequestError(
-                    "prompt.chat", f"{error}", "a conversation that the model's template accepts"
-                ) from error
+        case ChatPrompt():
+            # The template writes the special tokens that it wants.
+            text = conversation_text(tokenizer, prompt, add_generation_prompt=True)
+            return tokenizer.encode(text, add_special_tokens=False)
 
 
-def decode(loaded: LoadedModel, ids: list[int]) -> str:
-    """The text of tokens, without marks such as the end of text."""
-    return loaded.tokenizer.decode(
-        ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
+def conversation_text(
+    tokenizer: "TokenizerWrapper", prompt: ChatPrompt, add_generation_prompt: bool
+) -> str:
+    """What the model reads of a conversation.
+
+    Raises:
+        InvalidRequestError: If the model has no template, or its template refuses the conversation.
+    """
+    if not tokenizer.has_chat_template:
+        raise NoChatTemplateError("prompt.chat")
+    turns = [{"role": turn.role, "content": turn.content} for turn in prompt.messages]
+    try:
+        return str(
+            tokenizer.apply_chat_template(
+                turns, add_generation_prompt=add_generation_prompt, tokenize=False
+            )
+        )
+    except jinja2.TemplateError as error:
+        raise InvalidRequestError(
+            "prompt.chat", f"{error}", "a conversation that the model's template accepts"
+        ) from error
+
+
+def decode(
+    tokenizer: "TokenizerWrapper", ids: Sequence[int], skip_special_tokens: bool = True
+) -> str:
+    """The text of tokens, by default without marks such as the end of text."""
+    return tokenizer.decode(
+        list(ids), skip_special_tokens=skip_special_tokens, clean_up_tokenization_spaces=False
     )
 
 
-def tokenize_continuations(
-    loaded: LoadedModel, request: ScoreRequest
-) -> tuple[list[int], list[tuple[int, ...]]]:
-    """Tokens of a request's context and of each continuation.
+def _score_in_tokens(tokenizer: "TokenizerWrapper", request: ScoreRequest) -> ScoreRequest:
+    """A text after a text is tokenized as lm-evaluation-harness does it.
 
-    A text after a text is tokenized as lm-evaluation-harness does it: spaces at the end of the
-    context count to the continuation, which is what both together have beyond the context's tokens.
-
-    Raises:
-        InvalidRequestError: If the context or a continuation has none.
+    Spaces at the end of the context count to the continuation, which is what both together have
+    beyond the context's tokens.
     """
     prompt, spaces = request.context, ""
     if isinstance(prompt, TextPrompt):
@@ -63,17 +103,17 @@ def tokenize_continuations(
             prompt = TextPrompt(bare, prompt.add_special_tokens)
         else:
             spaces = ""
-    context = tokenize(loaded, prompt)
+    context = tokenize(tokenizer, prompt)
     continuations: list[tuple[int, ...]] = []
     for continuation in request.continuations:
         if not isinstance(continuation, str):
             ids = continuation
         elif isinstance(prompt, TextPrompt):
             both = TextPrompt(prompt.text + spaces + continuation, prompt.add_special_tokens)
-            ids = tuple(tokenize(loaded, both)[len(context) :])
+            ids = tuple(tokenize(tokenizer, both)[len(context) :])
         else:
-            ids = tuple(loaded.tokenizer.encode(continuation, add_special_tokens=False))
+            ids = tuple(tokenizer.encode(continuation, add_special_tokens=False))
         if not ids:
             raise InvalidRequestError("continuations", f"{continuation!r}, no tokens", "at least 1")
         continuations.append(ids)
-    return context, continuations
+    return ScoreRequest(TokenPrompt(tuple(context)), tuple(continuations))

@@ -159,6 +159,12 @@ class LogitsRequest:
 Request: TypeAlias = GenerationRequest | ScoreRequest | LogitsRequest
 
 
+def token_ids(prompt: Prompt) -> list[int]:
+    """The ids of a prompt that is tokens by now."""
+    assert isinstance(prompt, TokenPrompt)
+    return list(prompt.ids)
+
+
 def check_request(request: Request, vocabulary_size: int, context_length: int) -> None:
     """Check all that can be checked without tokenizing.
 

@@ -3,20 +3,35 @@
 import logging
 import time
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 import mlx.core as mx
 
 from jang_runtime._batch import Batch, BatchError, Row, Token
+from jang_runtime._cache_room import CacheRoom, cache_need
 from jang_runtime._caches import ForwardPass, check_kv_quantization, why_alone
-from jang_runtime._errors import GenerationError, InvalidRequestError, JangRuntimeError
+from jang_runtime._errors import (
+    CacheTooSmallError,
+    GenerationError,
+    InvalidRequestError,
+    JangRuntimeError,
+)
 from jang_runtime._events import Finished, FinishReason, Timings
 from jang_runtime._generation import Generation
+from jang_runtime._memory import half_of_free_memory
 from jang_runtime._model import LoadedModel
 from jang_runtime._options import EngineOptions, check_options
 from jang_runtime._prefix_cache import PrefixCache
-from jang_runtime._requests import GenerationRequest, LogitsRequest, ScoreRequest, check_request
+from jang_runtime._prompts import in_tokens
+from jang_runtime._requests import (
+    GenerationRequest,
+    LogitsRequest,
+    Request,
+    ScoreRequest,
+    check_request,
+)
 from jang_runtime._scoring import Positions, Scoring
 from jang_runtime._statistics import EngineStatistics
 from jang_runtime._tickets import Ticket
@@ -29,6 +44,19 @@ _PIECE: Final = {"cpu": 64, "metal": 512, "cuda": 512}
 _PIECE_ALONE: Final = {"cpu": 256, "metal": 2048, "cuda": 2048}
 
 Task: TypeAlias = Generation | Scoring | Positions
+
+
+@dataclass(frozen=True)
+class Outside:
+    """What callers have decided by the begin of a step.
+
+    Attributes:
+        cancelled: Requests that are to end.
+        blocked: Requests whose listeners take no large results now.
+    """
+
+    cancelled: Collection[Ticket]
+    blocked: Collection[Ticket]
 
 
 class Scheduler:
@@ -52,9 +80,16 @@ class Scheduler:
             loaded.model, loaded.info.vocabulary_size, options.kv_quantization
         )
         self._known = PrefixCache(options.prefix_cache_bytes)
+        self._room = CacheRoom(
+            options.cache_bytes or half_of_free_memory(self._loaded.info.backend)
+        )
         # Every request that has not ended, wherever it is.
         self._open: dict[Ticket, None] = {}
         self._waiting: deque[Ticket] = deque()
+        # Of those that wait for memory: the prompt is made tokens of once.
+        self._in_tokens: dict[Ticket, Request] = {}
+        # Whether a request came or went since the last look at those that wait.
+        self._has_changed = False
         self._generations: deque[Generation] = deque()
         self._scorings: deque[Scoring | Positions] = deque()
         self._decoding: dict[Row, tuple[Generation, Batch]] = {}
@@ -64,33 +99,46 @@ class Scheduler:
         self._scoring_is_next = False
         self._counts: Counter[str] = Counter()
 
-    @property
-    def is_idle(self) -> bool:
-        """Whether there is nothing to do."""
-        return not (self._waiting or self._active())
+    def look_outside(self) -> Outside:
+        """What the callers of open requests have decided by now."""
+        return Outside(
+            cancelled=[ticket for ticket in self._open if ticket.is_cancelled()],
+            blocked={ticket for ticket in self._open if not ticket.has_room()},
+        )
+
+    def has_work(self, outside: Outside) -> bool:
+        """Whether a step would do anything."""
+        return bool(
+            outside.cancelled
+            or self._generations
+            or self._decoding
+            or any(task.ticket not in outside.blocked for task in self._scorings)
+            or (self._waiting and self._has_changed and self._active() < self._most)
+        )
 
     def submit(self, ticket: Ticket) -> None:
         """Take a request; it begins in a later step."""
         self._open[ticket] = None
         self._waiting.append(ticket)
+        self._has_changed = True
 
-    def step(self) -> None:
-        """Do a bounded piece of work for each of some requests, and see who has been cancelled."""
-        self._drop_cancelled()
-        while self._waiting and self._active() < self._most:
-            self._begin(self._waiting.popleft())
-        # To begin takes a while, and no text need be worked through in vain.
-        self._drop_cancelled()
-        self._work_on_text()
+    def step(self, outside: Outside) -> None:
+        """Do a bounded piece of work for each of some requests.
+
+        Nothing but the calls of this class and the model decides what happens.
+        """
+        self._drop(outside.cancelled)
+        self._has_changed = False
+        while self._waiting and self._active() < self._most and self._begin(self._waiting[0]):
+            self._waiting.popleft()
+        self._work_on_text(outside.blocked)
         batches = {id(batch): batch for _, batch in self._decoding.values()}
         for batch in batches.values():
             self._decode(batch)
 
     def cancel_all(self) -> None:
         """Cancel every request."""
-        for ticket in self._open:
-            ticket.cancel()
-        self._drop_cancelled()
+        self._drop(list(self._open))
 
     def stop(self, error: JangRuntimeError) -> None:
         """End every request with this error."""
@@ -120,6 +168,8 @@ class Scheduler:
             prefix_cache_bytes=self._known.size,
             prefix_cache_lookups=self._known.lookups,
             prefix_cache_hits=self._known.hits,
+            cache_bytes=self._room.limit,
+            cache_bytes_reserved=self._room.reserved,
             active_memory=mx.get_active_memory(),
             peak_memory=mx.get_peak_memory(),
         )
@@ -130,10 +180,16 @@ class Scheduler:
     def _new_batch(self) -> Batch:
         return Batch(self._forward, self._known.put if self._known.is_on else None)
 
-    def _begin(self, ticket: Ticket) -> None:
+    def _begin(self, ticket: Ticket) -> bool:
+        """Begin a request, which may fail of it; False if it has to wait for memory."""
+        fits = True
+
         def make() -> None:
-            info, request = self._loaded.info, ticket.request
-            check_request(request, info.vocabulary_size, info.context_length)
+            nonlocal fits
+            request = self._request_in_tokens(ticket)
+            fits = self._room.take(ticket, cache_need(request, self._loaded.info.context_length))
+            if not fits:
+                return
             match request:
                 case GenerationRequest():
                     task = Generation(self._loaded, self._forward, self._known, ticket, request)
@@ -148,25 +204,39 @@ class Scheduler:
             self._counts["cached_prompt_tokens"] += task.cached_prompt_tokens
 
         self._guarded(ticket, make)
+        return fits
 
-    def _work_on_text(self) -> None:
+    def _request_in_tokens(self, ticket: Ticket) -> Request:
+        if ticket not in self._in_tokens:
+            info = self._loaded.info
+            check_request(ticket.request, info.vocabulary_size, info.context_length)
+            self._in_tokens[ticket] = in_tokens(self._loaded.tokenizer, ticket.request)
+        return self._in_tokens[ticket]
+
+    def _work_on_text(self, blocked: Collection[Ticket]) -> None:
         """A piece of prompts or of texts to score, in turns; in each the first comes first."""
-        scoring = bool(self._scorings) and (self._scoring_is_next or not self._generations)
+        free = deque(task for task in self._scorings if task.ticket not in blocked)
+        scoring = bool(free) and (self._scoring_is_next or not self._generations)
         self._scoring_is_next = not scoring
         left = (_PIECE if self._decoding else _PIECE_ALONE)[self._loaded.info.backend]
-        while left > 0 and (self._scorings if scoring else self._generations):
-            left -= self._score(left) if scoring else self._prefill(left)
+        while left > 0 and (free if scoring else self._generations):
+            if not scoring:
+                left -= self._prefill(left)
+                continue
+            left -= self._score(free[0], left)
+            # Logits are taken by one piece a step, for their readers to keep up.
+            if free[0].ticket not in self._open or isinstance(free[0], Positions):
+                free.popleft()
 
-    def _score(self, most: int) -> int:
-        """Work on the first text to score; how many tokens it were."""
-        task = self._scorings[0]
+    def _score(self, task: Scoring | Positions, most: int) -> int:
+        """Work on a text to score; how many tokens it were."""
         count = 0
 
         def work() -> None:
             nonlocal count
             count = task.advance(most)
             if task.is_done:
-                self._scorings.popleft()
+                self._scorings.remove(task)
                 self._finish(task, FinishReason.COMPLETE)
 
         if not self._guarded(task.ticket, work):
@@ -185,8 +255,11 @@ class Scheduler:
                 # Its first token takes a pass of its own.
                 count += 1
                 batch = self._new_batch() if task in self._isolated else self._batch
+                caches = task.hand_over()
                 try:
-                    batch.join(task.row, task.hand_over())
+                    batch.join(task.row, caches)
+                    if not self._room.is_learned:
+                        self._room.learn(caches)
                 except BatchError as error:
                     self._decoding[task.row] = (task, batch)
                     self._generations.popleft()
@@ -243,19 +316,19 @@ class Scheduler:
         self._decoding.pop(task.row, None)
         self._isolated.discard(task)
 
-    def _drop_cancelled(self) -> None:
-        for ticket in [ticket for ticket in self._waiting if ticket.is_cancelled()]:
+    def _drop(self, cancelled: Collection[Ticket]) -> None:
+        for ticket in [ticket for ticket in self._waiting if ticket in cancelled]:
             self._waiting.remove(ticket)
             self._guarded(ticket, lambda ticket=ticket: self._finish_waiting(ticket))
         for queue in (self._generations, self._scorings):
-            for task in [task for task in queue if task.ticket.is_cancelled()]:
+            for task in [task for task in queue if task.ticket in cancelled]:
                 queue.remove(task)  # pyright: ignore[reportArgumentType] - of its own kind
                 self._guarded(
                     task.ticket, lambda task=task: self._finish(task, FinishReason.CANCELLED)
                 )
         for row, (task, batch) in list(self._decoding.items()):
             # A batch that was lost for another row's sake has begun again already.
-            if not task.ticket.is_cancelled() or row not in self._decoding:
+            if task.ticket not in cancelled or row not in self._decoding:
                 continue
             self._remove(task)
             self._guarded(task.ticket, lambda task=task: self._finish(task, FinishReason.CANCELLED))
@@ -278,13 +351,16 @@ class Scheduler:
     def _close(self, ticket: Ticket, count: str) -> None:
         """Count a request that has had its last event."""
         del self._open[ticket]
+        self._in_tokens.pop(ticket, None)
+        self._room.give_back(ticket)
+        self._has_changed = True
         self._counts[count] += 1
 
     def _guarded(self, ticket: Ticket, work: Callable[[], None]) -> bool:
         """Do something for one request; if that fails the request fails, and False comes back."""
         try:
             work()
-        except InvalidRequestError as error:
+        except (InvalidRequestError, CacheTooSmallError) as error:
             self._fail(ticket, error)
         except Exception as error:  # noqa: BLE001 - a request that fails fails alone
             _log.exception("a request failed in the engine")

@@ -15,12 +15,11 @@ from jang_runtime._logprobs import score
 from jang_runtime._model import LoadedModel
 from jang_runtime._prefill import Prefill
 from jang_runtime._prefix_cache import PrefixCache
-from jang_runtime._prompts import tokenize, tokenize_continuations
-from jang_runtime._requests import LogitsRequest, ScoreRequest
+from jang_runtime._requests import LogitsRequest, ScoreRequest, token_ids
 from jang_runtime._tickets import Ticket
 
 # Continuations of one context that are worked through together; each has the context's caches.
-_MOST_ROWS: Final = 16
+MOST_ROWS: Final = 16
 
 
 class Scoring:
@@ -31,7 +30,7 @@ class Scoring:
         forward: The model's forward pass.
         known: Caches of earlier texts.
         ticket: Where the events go.
-        request: The ticket's.
+        request: The ticket's, in tokens.
 
     Raises:
         InvalidRequestError: If the request asks for what cannot be done.
@@ -49,7 +48,7 @@ class Scoring:
         self._begun = time.monotonic()
         self._forward = forward
         self._known = known
-        self._context, self._continuations = tokenize_continuations(loaded, request)
+        self._context, self._continuations = token_ids(request.context), _ids(request)
         for ids in self._continuations:
             # The last token is not fed to the model.
             if len(self._context) + len(ids) - 1 > loaded.info.context_length:
@@ -88,8 +87,8 @@ class Scoring:
                 self._known.put(self._context, self._prefill.caches)
             return count
         if self._group is None:
-            members = self._continuations[self._scored : self._scored + _MOST_ROWS]
-            first = self._first[self._scored : self._scored + _MOST_ROWS]
+            members = self._continuations[self._scored : self._scored + MOST_ROWS]
+            first = self._first[self._scored : self._scored + MOST_ROWS]
             self._group = _Group(self._forward, self._prefill.caches, members, first)
         count = self._group.advance(most)
         if self._group.is_done:
@@ -178,6 +177,11 @@ class _Group:
         ]
 
 
+def _ids(request: ScoreRequest) -> list[tuple[int, ...]]:
+    """The continuations, which are tokens by now."""
+    return [each for each in request.continuations if not isinstance(each, str)]
+
+
 def _read(logprobs: mx.array, greedy: mx.array) -> list[tuple[float, bool]]:
     return list(
         zip(cast(list[float], logprobs.tolist()), cast(list[bool], greedy.tolist()), strict=True)
@@ -194,7 +198,7 @@ class Positions:
     ) -> None:
         self.ticket = ticket
         self._begun = time.monotonic()
-        prompt = tokenize(loaded, request.prompt)
+        prompt = token_ids(request.prompt)
         if len(prompt) > loaded.info.context_length:
             expected = f"at most the context's {loaded.info.context_length}"
             raise InvalidRequestError("prompt", f"{len(prompt)} tokens", expected)

@@ -20,6 +20,8 @@ class EngineStatistics:
         prefix_cache_bytes: Bytes kept of earlier requests.
         prefix_cache_lookups: How often the prefix cache was asked.
         prefix_cache_hits: How often it had something.
+        cache_bytes: Bytes that keys and values of requests under way may take.
+        cache_bytes_reserved: Bytes of these that are promised to requests.
         active_memory: Bytes that MLX holds, the model included.
         peak_memory: The most that it held.
     """
@@ -36,5 +38,7 @@ class EngineStatistics:
     prefix_cache_bytes: int = 0
     prefix_cache_lookups: int = 0
     prefix_cache_hits: int = 0
+    cache_bytes: int = 0
+    cache_bytes_reserved: int = 0
     active_memory: int = 0
     peak_memory: int = 0

@@ -23,17 +23,23 @@ class Ticket:
     Attributes:
         request: What was asked.
         listener: Receives the events, in the engine's thread.
+        has_room: Whether the listener takes large results now; while not, none are computed. When
+            that changes `wake` has to be called.
+        wake: Tells the engine to look again, from any thread.
         arrived: `time.monotonic()` of the submission.
     """
 
     request: Request
     listener: Listener
+    has_room: Callable[[], bool]
+    wake: Callable[[], None]
     arrived: float = field(default_factory=time.monotonic)
     _cancelled: threading.Event = field(default_factory=threading.Event)
 
     def cancel(self) -> None:
         """Stop the request at its next step; no effect once it has ended."""
         self._cancelled.set()
+        self.wake()
 
     def is_cancelled(self) -> bool:
         """Whether `cancel` was called."""
