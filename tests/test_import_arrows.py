@@ -26,7 +26,18 @@ ARROWS = {
 WITHOUT_MLX = {"jang_proto", "jang_format", "jang_eval"}
 
 # Names to import where the distribution is called otherwise.
-DISTRIBUTIONS = {"google": "protobuf", "grpc": "grpcio", "mlx_lm": "mlx-lm"}
+DISTRIBUTIONS = {
+    "google.protobuf": "protobuf",
+    "google.rpc": "googleapis-common-protos",
+    "grpc": "grpcio",
+    "grpc_health": "grpcio-health-checking",
+    "grpc_reflection": "grpcio-reflection",
+    "grpc_status": "grpcio-status",
+    "mlx_lm": "mlx-lm",
+}
+
+# Names that several distributions share; what stands below them tells which it is.
+SHARED = {"google"}
 
 
 def sources() -> dict[str, Path]:
@@ -41,10 +52,16 @@ def imports_of(package: Path) -> set[str]:
     for file in package.rglob("*.py"):
         for node in ast.walk(ast.parse(file.read_text())):
             if isinstance(node, ast.Import):
-                names.update(alias.name.partition(".")[0] for alias in node.names)
+                names.update(imported_name(alias.name) for alias in node.names)
             elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-                names.add(node.module.partition(".")[0])
+                names.add(imported_name(node.module))
     return names - {package.name}
+
+
+def imported_name(module: str) -> str:
+    """The part of a module's name that belongs to one distribution."""
+    parts = module.split(".")
+    return ".".join(parts[: 2 if parts[0] in SHARED else 1])
 
 
 def test_there_are_six_packages() -> None:

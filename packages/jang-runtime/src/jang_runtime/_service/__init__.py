@@ -1,0 +1,1 @@
+"""The gRPC service: what stands between the network and an engine."""
