@@ -11,10 +11,14 @@ def test_the_public_names_are_these_and_all_exist() -> None:
 
 NAMES = [
     "AbortedError",
+    "AsyncClient",
     "CacheTooSmallError",
+    "CallOptions",
     "ChatMessage",
     "ChatPrompt",
     "Client",
+    "ClientOptionError",
+    "ClientOptions",
     "Delta",
     "Engine",
     "EngineOptions",
@@ -41,6 +45,7 @@ NAMES = [
     "PromptLogprobs",
     "QueueFullError",
     "RequestIdInUseError",
+    "RetryPolicy",
     "Sampling",
     "Score",
     "ScoreRequest",

@@ -1,17 +1,22 @@
 """Run JANG models with MLX and serve them over gRPC.
 
-`jang_runtime.architecture`, `jang_runtime.blas` and `jang_runtime.terminal` are public modules of
-their own.
+`jang_runtime.architecture`, `jang_runtime.blas`, `jang_runtime.terminal` and
+`jang_runtime.testing` are public modules of their own. MLX is imported by the first use of a name
+that needs it: programs that only call servers do without.
 """
+
+from importlib import import_module
+from typing import TYPE_CHECKING
 
 # Before anything imports MLX.
 import jang_runtime.blas  # noqa: F401 # pyright: ignore[reportUnusedImport]
-from jang_runtime._caches import KVQuantization
+from jang_runtime._async_client import AsyncClient
 from jang_runtime._client import Client
-from jang_runtime._engine import Engine
+from jang_runtime._connections import CallOptions, ClientOptions
 from jang_runtime._errors import (
     AbortedError,
     CacheTooSmallError,
+    ClientOptionError,
     EngineStoppedError,
     GenerationError,
     InvalidMetadataError,
@@ -40,8 +45,6 @@ from jang_runtime._events import (
     Timings,
     TokenLogprobs,
 )
-from jang_runtime._model import ModelInfo
-from jang_runtime._options import EngineOptions
 from jang_runtime._requests import (
     ChatMessage,
     ChatPrompt,
@@ -54,18 +57,29 @@ from jang_runtime._requests import (
     TextPrompt,
     TokenPrompt,
 )
-from jang_runtime._server import serve, start_server
+from jang_runtime._retries import RetryPolicy
 from jang_runtime._statistics import EngineStatistics
 from jang_runtime._tickets import Ticket
+
+if TYPE_CHECKING:
+    from jang_runtime._caches import KVQuantization
+    from jang_runtime._engine import Engine
+    from jang_runtime._model import ModelInfo
+    from jang_runtime._options import EngineOptions
+    from jang_runtime._server import serve, start_server
 
 __version__ = "0.1.0"
 
 __all__ = [
     "AbortedError",
+    "AsyncClient",
     "CacheTooSmallError",
+    "CallOptions",
     "ChatMessage",
     "ChatPrompt",
     "Client",
+    "ClientOptionError",
+    "ClientOptions",
     "Delta",
     "Engine",
     "EngineOptions",
@@ -92,6 +106,7 @@ __all__ = [
     "PromptLogprobs",
     "QueueFullError",
     "RequestIdInUseError",
+    "RetryPolicy",
     "Sampling",
     "Score",
     "ScoreRequest",
@@ -109,3 +124,22 @@ __all__ = [
     "serve",
     "start_server",
 ]
+
+# The names that need MLX, and where they are.
+_WITH_MLX = {
+    "Engine": "_engine",
+    "EngineOptions": "_options",
+    "KVQuantization": "_caches",
+    "ModelInfo": "_model",
+    "serve": "_server",
+    "start_server": "_server",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Import what needs MLX when it is first asked for (PEP 562)."""
+    if name not in _WITH_MLX:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_WITH_MLX[name]}"), name)
+    globals()[name] = value
+    return value

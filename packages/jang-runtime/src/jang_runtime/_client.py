@@ -1,120 +1,284 @@
 """A client for Python programs that call a JANG server."""
 
-from collections.abc import Iterator, Sequence
-from typing import Final
+import time
+from collections.abc import Generator, Sequence
+from contextlib import closing
+from types import TracebackType
+from typing import Self, TypeVar, Unpack
 
 import grpc
+from grpc_health.v1 import health_pb2
 
 from jang_proto.runtime.v1 import runtime_pb2 as pb
 from jang_proto.runtime.v1 import runtime_pb2_grpc
+from jang_runtime._call_errors import server_error
+from jang_runtime._calls import (
+    HEALTH_CHECK,
+    POLL_SECONDS,
+    READY_SECONDS,
+    Conversation,
+    PromptLike,
+    chat_message,
+    health_name,
+    is_ready,
+    logits_of,
+    not_ready,
+    parse_health,
+    prompt_message,
+    score_request,
+    serialize_health,
+)
+from jang_runtime._connections import CHANNEL_OPTIONS, CallOptions, ClientOptions, connection
 from jang_runtime._errors import ServerError
+from jang_runtime._events import Logits
 
-_CONNECT_SECONDS: Final = 10.0
-
-Conversation = Sequence[tuple[str, str]]
+_Request = TypeVar("_Request")
+_Response = TypeVar("_Response")
 
 
 class Client:
-    """Talks to one server; use as a context manager, or call `close`.
+    """Talks to one server; use as a context manager, or call `close`. Threads can share it.
+
+    Every method takes the options of `CallOptions` too, and raises `ServerError` with the
+    server's own words, and `InvalidMetadataError` for a `request_id` or `traceparent` that cannot
+    be sent. A prompt is plain text, a conversation as (role, content), tokens, or a `pb.Prompt`.
 
     Args:
         target: "HOST:PORT".
         timeout: Seconds that a call may take; None waits for as long as it takes.
+        **options: Token, TLS and retries, see `ClientOptions`.
+
+    Raises:
+        ClientOptionError: If the options do not go together.
     """
 
-    def __init__(self, target: str, timeout: float | None = None) -> None:
-        self._channel = grpc.insecure_channel(target)
+    def __init__(
+        self, target: str, timeout: float | None = None, **options: Unpack[ClientOptions]
+    ) -> None:
+        self._connection = connection(target, timeout, options)
+        credentials = self._connection.credentials
+        self._channel = (
+            grpc.insecure_channel(target, options=CHANNEL_OPTIONS)
+            if credentials is None
+            else grpc.secure_channel(target, credentials, options=CHANNEL_OPTIONS)
+        )
         self._stub = runtime_pb2_grpc.RuntimeServiceStub(self._channel)
-        self._target = target
-        self._timeout = timeout
 
-    def __enter__(self) -> "Client":
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
         self.close()
 
     def close(self) -> None:
         """Close the connection."""
         self._channel.close()
 
-    def wait_until_ready(self, seconds: float = _CONNECT_SECONDS) -> None:
-        """Wait until the server answers.
+    def wait_until_ready(self, seconds: float = READY_SECONDS) -> None:
+        """Wait until the server serves.
 
         Raises:
             ServerError: If it does not within `seconds`.
         """
-        try:
-            grpc.channel_ready_future(self._channel).result(timeout=seconds)
-        except grpc.FutureTimeoutError as error:
-            raise ServerError(f"{self._target}: no answer within {seconds:g} seconds") from error
+        deadline = time.monotonic() + seconds
+        while True:
+            try:
+                health = self._check(max(deadline - time.monotonic(), 0.0))
+            except ServerError as error:
+                health = error
+            if is_ready(health):
+                return
+            if time.monotonic() + POLL_SECONDS >= deadline:
+                raise not_ready(self._connection.target, seconds, health)
+            time.sleep(POLL_SECONDS)
+
+    def health(self) -> str:
+        """What the server says of itself: "SERVING", or "NOT_SERVING"."""
+        return self._check(self._connection.timeout)
 
     def stream(
         self,
-        prompt: str | Conversation,
+        prompt: PromptLike,
         *,
         sampling: pb.Sampling | None = None,
         stopping: pb.Stopping | None = None,
-    ) -> Iterator[pb.GenerateStreamResponse]:
-        """Generate, yielding the events as they come; closing the iterator stops the server.
+        logprobs: pb.Logprobs | None = None,
+        **options: Unpack[CallOptions],
+    ) -> Generator[pb.GenerateStreamResponse, None, None]:
+        """Generate, yielding the events as they come; closing the generator stops the server.
 
         Args:
-            prompt: Plain text, or turns of a conversation as (role, content).
+            prompt: What the model continues.
             sampling: How the next token is chosen; the server's defaults if None.
             stopping: When to stop; the server's defaults if None.
-
-        Raises:
-            ServerError: With the server's own words.
+            logprobs: Which log-probabilities come along; none if None.
+            **options: Of this call.
         """
         request = pb.GenerateStreamRequest(
-            prompt=_prompt(prompt), sampling=sampling, stopping=stopping
+            prompt=prompt_message(prompt), sampling=sampling, stopping=stopping, logprobs=logprobs
         )
-        call = self._stub.GenerateStream(request, timeout=self._timeout)
-        try:
-            yield from call
-        except grpc.RpcError as error:
-            raise self._server_error(error) from error
-        finally:
-            call.cancel()
+        return self._stream(self._stub.GenerateStream, request, options)
+
+    def stream_text(
+        self,
+        prompt: PromptLike,
+        *,
+        sampling: pb.Sampling | None = None,
+        stopping: pb.Stopping | None = None,
+        **options: Unpack[CallOptions],
+    ) -> Generator[str, None, None]:
+        """Generate, yielding the text as it comes; arguments and closing as for `stream`."""
+        events = self.stream(prompt, sampling=sampling, stopping=stopping, **options)
+        with closing(events):
+            for event in events:
+                if event.delta.text:
+                    yield event.delta.text
 
     def generate(
         self,
-        prompt: str | Conversation,
+        prompt: PromptLike,
         *,
         sampling: pb.Sampling | None = None,
         stopping: pb.Stopping | None = None,
+        logprobs: pb.Logprobs | None = None,
+        **options: Unpack[CallOptions],
     ) -> pb.GenerateResponse:
-        """Generate and return the whole text; arguments as for `stream`.
+        """Generate and return the whole text; arguments as for `stream`."""
+        request = pb.GenerateRequest(
+            prompt=prompt_message(prompt), sampling=sampling, stopping=stopping, logprobs=logprobs
+        )
+        return self._call(self._stub.Generate, request, options)
 
-        Raises:
-            ServerError: With the server's own words.
+    def score(
+        self,
+        context: PromptLike,
+        continuations: Sequence[str | Sequence[int]],
+        **options: Unpack[CallOptions],
+    ) -> list[pb.ContinuationScore]:
+        """How likely each of several texts, or token lists, is after a context."""
+        request = score_request(context, continuations)
+        return list(self._call(self._stub.Score, request, options).scores)
+
+    def logits(
+        self,
+        prompt: PromptLike,
+        positions: Sequence[int] = (),
+        **options: Unpack[CallOptions],
+    ) -> Generator[Logits, None, None]:
+        """The model's logits, some rows at a time; closing the generator stops the server.
+
+        Args:
+            prompt: The text.
+            positions: After which of its tokens, counted from 0, ascending; all if empty.
+            **options: Of this call.
         """
-        request = pb.GenerateRequest(prompt=_prompt(prompt), sampling=sampling, stopping=stopping)
-        try:
-            return self._stub.Generate(request, timeout=self._timeout)
-        except grpc.RpcError as error:
-            raise self._server_error(error) from error
+        request = pb.LogitsRequest(prompt=prompt_message(prompt), positions=positions)
+        with closing(self._stream(self._stub.Logits, request, options)) as events:
+            for event in events:
+                if event.HasField("rows"):
+                    yield logits_of(event.rows)
 
-    def model_info(self) -> pb.GetModelInfoResponse:
-        """Describe the server's model.
+    def tokenize(self, prompt: PromptLike, **options: Unpack[CallOptions]) -> list[int]:
+        """The tokens of a text, or of a conversation."""
+        request = pb.TokenizeRequest(prompt=prompt_message(prompt))
+        return list(self._call(self._stub.Tokenize, request, options).token_ids)
 
-        Raises:
-            ServerError: With the server's own words.
+    def detokenize(
+        self,
+        token_ids: Sequence[int],
+        *,
+        skip_special_tokens: bool = True,
+        **options: Unpack[CallOptions],
+    ) -> str:
+        """The text of tokens."""
+        request = pb.DetokenizeRequest(token_ids=token_ids, skip_special_tokens=skip_special_tokens)
+        return self._call(self._stub.Detokenize, request, options).text
+
+    def apply_chat_template(
+        self,
+        conversation: Conversation,
+        *,
+        add_generation_prompt: bool = True,
+        **options: Unpack[CallOptions],
+    ) -> pb.ApplyChatTemplateResponse:
+        """The text that the model reads of a conversation, and its tokens.
+
+        Args:
+            conversation: Turns as (role, content).
+            add_generation_prompt: Whether it ends with the beginning of the model's turn.
+            **options: Of this call.
         """
+        request = pb.ApplyChatTemplateRequest(
+            chat=chat_message(conversation), add_generation_prompt=add_generation_prompt
+        )
+        return self._call(self._stub.ApplyChatTemplate, request, options)
+
+    def model_info(self, **options: Unpack[CallOptions]) -> pb.GetModelInfoResponse:
+        """Describe the server's model."""
+        return self._call(self._stub.GetModelInfo, pb.GetModelInfoRequest(), options)
+
+    def server_info(self, **options: Unpack[CallOptions]) -> pb.GetServerInfoResponse:
+        """Describe the server: its limits, and what it does at this moment."""
+        return self._call(self._stub.GetServerInfo, pb.GetServerInfoRequest(), options)
+
+    def abort(self, request_id: str, /, **options: Unpack[CallOptions]) -> bool:
+        """Stop a request by its name; returns whether it was under way."""
+        request = pb.AbortRequest(request_id=request_id)
+        return self._call(self._stub.Abort, request, options).was_running
+
+    def _call(
+        self,
+        # In quotes: grpc's classes take type arguments only in their stubs.
+        method: "grpc.UnaryUnaryMultiCallable[_Request, _Response]",
+        request: _Request,
+        options: CallOptions,
+    ) -> _Response:
+        metadata = self._connection.metadata_of(options)
+        tries = self._connection.tries(options)
+        while True:
+            try:
+                return method(request, timeout=tries.begin(), metadata=metadata)
+            except grpc.RpcError as error:
+                delay = tries.delay_after(self._error(error, options))
+            time.sleep(delay)
+
+    def _stream(
+        self,
+        method: "grpc.UnaryStreamMultiCallable[_Request, _Response]",
+        request: _Request,
+        options: CallOptions,
+    ) -> Generator[_Response, None, None]:
+        metadata = self._connection.metadata_of(options)
+        tries = self._connection.tries(options)
+        began = False
+        while True:
+            call = method(request, timeout=tries.begin(), metadata=metadata)
+            try:
+                for event in call:
+                    began = True
+                    yield event
+                return
+            except grpc.RpcError as error:
+                failure = self._error(error, options)
+                # What was yielded cannot be taken back.
+                if began:
+                    raise failure from error
+                delay = tries.delay_after(failure)
+            finally:
+                call.cancel()
+            time.sleep(delay)
+
+    def _check(self, timeout: float | None) -> str:
+        check = self._channel.unary_unary(HEALTH_CHECK, serialize_health, parse_health)
         try:
-            return self._stub.GetModelInfo(pb.GetModelInfoRequest(), timeout=self._timeout)
+            return health_name(check(health_pb2.HealthCheckRequest(), timeout=timeout))
         except grpc.RpcError as error:
-            raise self._server_error(error) from error
+            raise self._error(error, CallOptions()) from error
 
-    def _server_error(self, error: grpc.RpcError) -> ServerError:
-        # Every error of a call carries a status; grpc's types say so only for the call.
-        status = error.code() if isinstance(error, grpc.Call) else None
-        details = error.details() if isinstance(error, grpc.Call) else str(error)
-        return ServerError(f"{self._target}: {status.name if status else 'ERROR'}: {details}")
-
-
-def _prompt(prompt: str | Conversation) -> pb.Prompt:
-    if isinstance(prompt, str):
-        return pb.Prompt(text=prompt)
-    messages = [pb.ChatMessage(role=role, content=content) for role, content in prompt]
-    return pb.Prompt(chat=pb.Chat(messages=messages))
+    def _error(self, error: grpc.RpcError, options: CallOptions) -> ServerError:
+        return server_error(self._connection.target, error, options.get("request_id", ""))

@@ -16,6 +16,7 @@ JangRuntimeError
 ├── EngineStoppedError      the engine has ended and takes no more requests
 ├── ListenError             the server cannot listen where it was asked to
 ├── ServerError             a server answered a client of ours with an error, or not at all
+├── ClientOptionError       a client of ours was given options that it cannot follow
 └── BenchError              a program that was to be measured failed
 """
 
@@ -121,7 +122,37 @@ class ListenError(JangRuntimeError):
 
 
 class ServerError(JangRuntimeError):
-    """A server answered a client of ours with an error, or not at all."""
+    """A server answered a client of ours with an error, or not at all.
+
+    Args:
+        message: Server, status and the server's own words.
+        code: Name of the gRPC status, such as "RESOURCE_EXHAUSTED".
+        reason: The API's word for it, such as "QUEUE_FULL"; empty where the server gave none.
+        field: The field of the request, or key of the metadata, that is wrong; else empty.
+        request_id: The request's name in the server's log; empty if it got none.
+        retry_after: Seconds after which the server would be asked again; None if it did not say.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: str,
+        reason: str = "",
+        field: str = "",
+        request_id: str = "",
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.code = code
+        self.reason = reason
+        self.field = field
+        self.request_id = request_id
+        self.retry_after = retry_after
+
+
+class ClientOptionError(JangRuntimeError):
+    """A client of ours was given options that it cannot follow."""
 
 
 class BenchError(JangRuntimeError):
