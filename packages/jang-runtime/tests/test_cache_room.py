@@ -30,6 +30,7 @@ from jang_runtime import (
     Logits,
     LogitsRequest,
     ScoreRequest,
+    Started,
     Stopping,
     TokenPrompt,
 )
@@ -183,4 +184,5 @@ def test_an_engine_whose_requests_all_wait_for_readers_rests(tiny_model: Path) -
         begun = time.process_time()
         time.sleep(0.5)
         assert time.process_time() - begun < 0.2
+        assert isinstance(events.get(), Started)
         assert events.empty()

@@ -84,7 +84,7 @@ def test_serve_announces_its_address_answers_and_ends_on_sigterm(tiny_model: Pat
         assert server.stdout is not None
         line = server.stdout.readline()
         assert line.startswith("listening on 127.0.0.1:"), server.communicate()
-        with Client(line.split()[-1]) as client:
+        with Client(line.split()[2]) as client:
             assert client.generate([("user", "hi")]).finished.usage.completion_tokens > 0
         server.send_signal(signal.SIGTERM)
         _, errors = server.communicate(timeout=60)

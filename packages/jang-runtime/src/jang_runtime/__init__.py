@@ -66,7 +66,10 @@ if TYPE_CHECKING:
     from jang_runtime._engine import Engine
     from jang_runtime._model import ModelInfo
     from jang_runtime._options import EngineOptions
-    from jang_runtime._server import serve, start_server
+    from jang_runtime._service.lifecycle import serve
+    from jang_runtime._service.options import ServiceOptions
+    from jang_runtime._service.server import Server, start_server
+    from jang_runtime._service.transport import TlsFiles
 
 __version__ = "0.1.0"
 
@@ -110,13 +113,16 @@ __all__ = [
     "Sampling",
     "Score",
     "ScoreRequest",
+    "Server",
     "ServerError",
+    "ServiceOptions",
     "SlowReaderError",
     "Started",
     "Stopping",
     "TextPrompt",
     "Ticket",
     "Timings",
+    "TlsFiles",
     "TokenLogprobs",
     "TokenPrompt",
     "UnauthenticatedError",
@@ -131,8 +137,11 @@ _WITH_MLX = {
     "EngineOptions": "_options",
     "KVQuantization": "_caches",
     "ModelInfo": "_model",
-    "serve": "_server",
-    "start_server": "_server",
+    "Server": "_service.server",
+    "ServiceOptions": "_service.options",
+    "TlsFiles": "_service.transport",
+    "serve": "_service.lifecycle",
+    "start_server": "_service.server",
 }
 
 

@@ -33,6 +33,11 @@ class Engine:
         name: The model's name; the directory's if None.
         options: How it runs requests; the defaults if None.
 
+    Attributes:
+        path: As given.
+        options: As given, or the defaults.
+        info: The model's description.
+
     Raises:
         ModelError: If the directory is no model that can be run, or not with these options.
         InvalidRequestError: If an option is out of range.
@@ -41,6 +46,8 @@ class Engine:
     def __init__(
         self, path: Path, name: str | None = None, options: EngineOptions | None = None
     ) -> None:
+        self.path = path
+        self.options = options or EngineOptions()
         self._commands: SimpleQueue[_Command] = SimpleQueue()
         self._loaded: SimpleQueue[ModelInfo | JangRuntimeError] = SimpleQueue()
         # Guards the moment between "no more requests" and the last look into the queue.
@@ -49,7 +56,7 @@ class Engine:
         self._statistics = EngineStatistics()
         self._thread = threading.Thread(
             target=self._run,
-            args=(path, name, options or EngineOptions()),
+            args=(path, name, self.options),
             name="jang-engine",
             daemon=True,
         )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 import mlx.core as mx
 import mlx.nn as nn
 
-from jang_format import JangFormatError, read_directory, summarize
+from jang_format import JangFormatError, SummaryRow, read_directory, summarize
 from jang_runtime._backend import Backend, detect_backend
 from jang_runtime._errors import ModelError
 from jang_runtime._loading import load_model
@@ -33,6 +33,22 @@ class ModelInfo:
     source_name: str
     source_quantization: str
     backend: Backend
+    digest: str
+    layout: str
+    parameters: int
+    bits_per_weight_without_embeddings: float
+    special_tokens: "SpecialTokens"
+    plan: tuple[SummaryRow, ...]
+
+
+@dataclass(frozen=True)
+class SpecialTokens:
+    """Ids of tokens with a meaning of their own; None where the model has none."""
+
+    bos: int | None
+    eos: int | None
+    pad: int | None
+    unknown: int | None
 
 
 @dataclass(frozen=True)
@@ -62,7 +78,7 @@ def load(path: Path, name: str | None = None) -> LoadedModel:
         vocabulary_size = _size(config, "vocab_size", 0)
         model = load_model(directory, config, backend)
         # Before the weights are read, for it takes memory for a moment.
-        tokenizer = _load_tokenizer(path, config)
+        tokenizer = load_tokenizer(path)
         mx.eval(model.parameters())  # pyright: ignore[reportUnknownMemberType] - open in the stubs
     except JangFormatError as error:
         raise ModelError(str(error)) from error
@@ -82,17 +98,34 @@ def load(path: Path, name: str | None = None) -> LoadedModel:
         source_name=str(source.get("name") or ""),
         source_quantization=str(source.get("quantization") or ""),
         backend=backend,
+        digest=summary.digest or "",
+        layout=summary.layout,
+        parameters=summary.parameters,
+        bits_per_weight_without_embeddings=summary.bits_per_weight_without_embeddings,
+        special_tokens=_special_tokens(tokenizer),
+        plan=summary.rows,
     )
     return LoadedModel(model=model, tokenizer=tokenizer, info=info)
 
 
-def _load_tokenizer(path: Path, config: Mapping[str, Any]) -> "TokenizerWrapper":
-    from mlx_lm.utils import load_tokenizer
+def load_tokenizer(path: Path) -> "TokenizerWrapper":
+    """The tokenizer of a model directory.
+
+    Raises:
+        ModelError: If none can be made of it.
+    """
+    from mlx_lm.utils import load_config
+    from mlx_lm.utils import load_tokenizer as load_with_mlx_lm
 
     try:
-        return load_tokenizer(path, eos_token_ids=config.get("eos_token_id"))
+        return load_with_mlx_lm(path, eos_token_ids=load_config(path).get("eos_token_id"))
     except Exception as error:  # transformers has errors of many families
         raise ModelError(f"{path}: no tokenizer can be made of it ({_reason(error)})") from error
+
+
+def _special_tokens(tokenizer: "TokenizerWrapper") -> SpecialTokens:
+    ids = [getattr(tokenizer, f"{name}_token_id", None) for name in ("bos", "eos", "pad", "unk")]
+    return SpecialTokens(*ids)
 
 
 def _reason(error: Exception) -> str:

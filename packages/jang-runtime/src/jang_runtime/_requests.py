@@ -177,24 +177,29 @@ def check_request(request: Request, vocabulary_size: int, context_length: int) -
             _check_stopping(request.stopping, vocabulary_size, context_length)
             _check_count("logprobs.output", request.logprobs.output)
             _check_count("logprobs.prompt", request.logprobs.prompt)
-            _check_prompt(request.prompt, vocabulary_size)
+            check_prompt("prompt", request.prompt, vocabulary_size)
         case ScoreRequest():
-            _check_prompt(request.context, vocabulary_size)
+            check_prompt("context", request.context, vocabulary_size)
             _check_continuations(request.continuations, vocabulary_size)
         case LogitsRequest():
-            _check_prompt(request.prompt, vocabulary_size)
+            check_prompt("prompt", request.prompt, vocabulary_size)
             _check_positions(request.positions)
 
 
-def _check_prompt(prompt: Prompt, vocabulary_size: int) -> None:
+def check_prompt(field: str, prompt: Prompt, vocabulary_size: int) -> None:
+    """Check what a field has, as far as that needs no tokenizer.
+
+    Raises:
+        InvalidRequestError: Naming the part of it that is out of range.
+    """
     match prompt:
         case TokenPrompt(ids):
-            _check_token_ids("prompt.token_ids", ids, vocabulary_size)
+            check_token_ids(f"{field}.token_ids", ids, vocabulary_size)
             if not ids:
-                raise InvalidRequestError("prompt.token_ids", "no tokens", "at least one")
+                raise InvalidRequestError(f"{field}.token_ids", "no tokens", "at least one")
         case ChatPrompt(messages):
             if not messages:
-                raise InvalidRequestError("prompt.chat", "no messages", "at least one")
+                raise InvalidRequestError(f"{field}.chat", "no messages", "at least one")
         case TextPrompt():
             pass
 
@@ -213,7 +218,7 @@ def _check_continuations(
         if not continuation:
             raise InvalidRequestError("continuations", "an empty one", "none empty")
         if not isinstance(continuation, str):
-            _check_token_ids("continuations", continuation, vocabulary_size)
+            check_token_ids("continuations", continuation, vocabulary_size)
 
 
 def _check_positions(positions: tuple[int, ...] | None) -> None:
@@ -259,7 +264,7 @@ def _check_bias(bias: Mapping[int, float], vocabulary_size: int) -> None:
         raise InvalidRequestError(
             "sampling.logit_bias", f"{len(bias)} tokens", f"at most {MAX_LOGIT_BIASES}"
         )
-    _check_token_ids("sampling.logit_bias", tuple(bias), vocabulary_size)
+    check_token_ids("sampling.logit_bias", tuple(bias), vocabulary_size)
     for value in bias.values():
         if not -MAX_BIAS <= value <= MAX_BIAS:
             raise InvalidRequestError("sampling.logit_bias", value, "-1e4 to 1e4")
@@ -280,10 +285,15 @@ def _check_stopping(stopping: Stopping, vocabulary_size: int, context_length: in
         raise InvalidRequestError(
             "stopping.stop_token_ids", len(stopping.stop_token_ids), f"at most {MAX_STOP_TOKENS}"
         )
-    _check_token_ids("stopping.stop_token_ids", stopping.stop_token_ids, vocabulary_size)
+    check_token_ids("stopping.stop_token_ids", stopping.stop_token_ids, vocabulary_size)
 
 
-def _check_token_ids(name: str, ids: tuple[int, ...], vocabulary_size: int) -> None:
+def check_token_ids(name: str, ids: tuple[int, ...], vocabulary_size: int) -> None:
+    """Check that tokens are in the vocabulary.
+
+    Raises:
+        InvalidRequestError: Naming the first that is not.
+    """
     for token_id in ids:
         if not 0 <= token_id < vocabulary_size:
             raise InvalidRequestError(name, token_id, f"ids from 0 to {vocabulary_size - 1}")

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-import logging
+import os
 import sys
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 import typer
 
 from jang_format.terminal import count_progress, plain_console, print_json, user_errors
-from jang_runtime._backend import Backend
+from jang_runtime._backend import describe_backend
 from jang_runtime._bench import bench, ours, stock_mlx_lm
 from jang_runtime._bench_report import table
 from jang_runtime._bench_task import BenchOptions
@@ -35,12 +35,35 @@ from jang_runtime._command_options import (
     kv_quantization,
 )
 from jang_runtime._engine import Engine
-from jang_runtime._errors import InvalidRequestError, JangRuntimeError, ListenError
-from jang_runtime._native import cpu_kernels_description
+from jang_runtime._errors import EngineStoppedError, InvalidRequestError, JangRuntimeError
+from jang_runtime._memory import resident
 from jang_runtime._options import EngineOptions
 from jang_runtime._requests import GenerationRequest, Logprobs, Sampling, Stopping
-from jang_runtime._server import is_loopback
-from jang_runtime._server import serve as serve_engine
+from jang_runtime._service.command_options import (
+    AuthTokensOption,
+    CacheMemoryOption,
+    DrainSecondsOption,
+    InsecureOption,
+    ListenOption,
+    LogFormatOption,
+    LogPromptsOption,
+    MaxActiveOption,
+    MaxMessageOption,
+    MaxPromptTokensOption,
+    MaxQueueOption,
+    MaxTokensLimitOption,
+    MetricsOption,
+    PrefixCacheOption,
+    ThreadsOption,
+    TlsCertOption,
+    TlsClientCaOption,
+    TlsKeyOption,
+)
+from jang_runtime._service.lifecycle import LoadInterruptedError
+from jang_runtime._service.lifecycle import serve as serve_engine
+from jang_runtime._service.logs import configure_logging
+from jang_runtime._service.options import ServiceOptions
+from jang_runtime._service.transport import tls_files
 from jang_runtime.terminal import (
     answer_as_json,
     chat,
@@ -57,6 +80,12 @@ app = typer.Typer(
 )
 
 Opponent = Literal["mlx-lm"]
+
+
+def use_threads(count: int | None) -> None:
+    """Set the number of the kernels' threads; they read it when the first model is loaded."""
+    if count is not None:
+        os.environ["JANG_THREADS"] = str(count)
 
 
 def refuse_missing(path: Path) -> None:
@@ -81,14 +110,10 @@ def open_engine(path: Path, options: EngineOptions | None = None) -> Generator[E
         typer.echo(
             f"{info.name}: {info.architecture}, {info.profile or 'no profile'}, "
             f"{info.bits_per_weight:.2f} bits per weight, {info.weight_bytes / 1e6:.0f} MB, "
-            f"{_computes_on(info.backend)}",
+            f"{describe_backend(info.backend)}",
             err=True,
         )
         yield engine
-
-
-def _computes_on(backend: Backend) -> str:
-    return f"{backend} ({cpu_kernels_description()})" if backend == "cpu" else backend
 
 
 @app.command(epilog='Example: jang-runtime generate ./smollm2-4M "What is 2+2?"')
@@ -174,43 +199,66 @@ def chat_command(
 @app.command(epilog="Example: jang-runtime serve ./smollm2-4M --listen 127.0.0.1:50051")
 def serve(
     model: ModelArgument,
-    listen: Annotated[
-        str, typer.Option(metavar="HOST:PORT", help="Where to listen; port 0 takes a free one.")
-    ] = "127.0.0.1:50051",
-    insecure: Annotated[
-        bool,
-        typer.Option("--insecure", help="Listen beyond this machine, without TLS or passwords."),
-    ] = False,
-    max_active: Annotated[
-        int, typer.Option("--max-active", help="Most requests under way; the others wait.")
-    ] = EngineOptions.max_active,
-    prefix_cache: Annotated[
-        int,
-        typer.Option(
-            "--prefix-cache",
-            metavar="MB",
-            help="Memory for beginnings of prompts that come again; 0 turns it off.",
-        ),
-    ] = EngineOptions.prefix_cache_bytes // 10**6,
+    listen: ListenOption = ServiceOptions.listen,
+    insecure: InsecureOption = False,
+    tls_cert: TlsCertOption = None,
+    tls_key: TlsKeyOption = None,
+    tls_client_ca: TlsClientCaOption = None,
+    auth_tokens: AuthTokensOption = None,
+    metrics: MetricsOption = None,
+    log_format: LogFormatOption = "text",
+    log_prompts: LogPromptsOption = False,
+    max_queue: MaxQueueOption = ServiceOptions.max_queued,
+    max_active: MaxActiveOption = EngineOptions.max_active,
+    max_prompt_tokens: MaxPromptTokensOption = None,
+    max_tokens: MaxTokensLimitOption = None,
+    max_message: MaxMessageOption = ServiceOptions.max_message_bytes // 10**6,
+    cache_memory: CacheMemoryOption = None,
+    prefix_cache: PrefixCacheOption = EngineOptions.prefix_cache_bytes // 10**6,
+    drain_seconds: DrainSecondsOption = ServiceOptions.drain_seconds,
+    threads: ThreadsOption = None,
     kv_bits: KVBitsOption = None,
     kv_start: KVStartOption = KVQuantization.start,
 ) -> None:
     """Serve a model over gRPC (jang.runtime.v1) until Ctrl-C or SIGTERM.
 
-    When the server answers, one line on stdout says so: `listening on HOST:PORT`.
+    When the server answers, one line on stdout says so: `listening on HOST:PORT`, and what it
+    serves. A signal lets requests under way end, a second one does not.
     """
     with user_errors(JangRuntimeError):
-        if not is_loopback(listen) and not insecure:
-            raise ListenError(
-                f"--listen: found {listen!r}, expected a loopback address such as "
-                "127.0.0.1:50051; --insecure allows others"
-            )
-        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
-        options = EngineOptions(
-            max_active, prefix_cache * 10**6, kv_quantization(kv_bits, kv_start)
+        refuse_missing(model)
+        quiet_libraries()
+        use_threads(threads)
+        configure_logging(log_format)
+        options = ServiceOptions(
+            listen=listen,
+            allow_insecure=insecure,
+            tls=tls_files(tls_cert, tls_key, tls_client_ca),
+            token_file=auth_tokens,
+            metrics_listen=metrics,
+            log_prompts=log_prompts,
+            max_queued=max_queue,
+            max_prompt_tokens=max_prompt_tokens,
+            max_tokens=max_tokens,
+            max_message_bytes=max_message * 10**6,
+            drain_seconds=drain_seconds,
         )
-        with open_engine(model, options) as engine:
-            asyncio.run(serve_engine(engine, listen, _announce))
+        engine_options = EngineOptions(
+            max_active=max_active,
+            prefix_cache_bytes=prefix_cache * 10**6,
+            kv_quantization=kv_quantization(kv_bits, kv_start),
+            cache_bytes=None if cache_memory is None else cache_memory * 10**6,
+        )
+        try:
+            asyncio.run(serve_engine(model, options, engine_options, _announce))
+        except EngineStoppedError as error:
+            # Not the user's mistake, which would be 2.
+            typer.echo(f"error: {error}", err=True)
+            raise typer.Exit(1) from error
+        except LoadInterruptedError:
+            # The engine's thread is somewhere in MLX, which has no way to be stopped.
+            sys.stderr.flush()
+            os._exit(0)
 
 
 @app.command("bench", epilog="Example: jang-runtime bench ./smollm2-4M --against mlx-lm")
@@ -265,8 +313,13 @@ def numbers(option: str, text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in parts)
 
 
-def _announce(address: str) -> None:
-    typer.echo(f"listening on {address}")
+def _announce(address: str, engine: Engine) -> None:
+    info, held = engine.info, max(resident(), engine.statistics().active_memory)
+    typer.echo(
+        f"listening on {address} - {info.name}: {info.architecture}, "
+        f"{info.profile or 'no profile'}, {info.bits_per_weight:.2f} bits per weight, "
+        f"{describe_backend(info.backend)}, {held / 1e6:.0f} MB of memory"
+    )
     sys.stdout.flush()
 
 

@@ -10,7 +10,8 @@ never sends. Durations are seconds. Version 1 only grows: fields are added, neve
 Metadata of a call: `authorization: Bearer TOKEN` where the server asks for one; `x-request-id`
 (1 to 128 letters, digits and -_.:) names the request, and the server invents a name where it is
 missing; `traceparent` (W3C) is written to the server's log. The server answers with
-`x-request-id` in its initial metadata.
+`x-request-id` in its initial metadata, or, where a call ends before any response, beside the
+status in its trailing metadata.
 
 Errors carry google.rpc details in `grpc-status-details-bin`: always an ErrorInfo with domain
 "jang.runtime" and a reason in capitals, named below; BadRequest with the field of the request
@@ -27,8 +28,10 @@ for INVALID_ARGUMENT; RetryInfo where it is worth trying again. Any call can end
   UNAVAILABLE         LOADING, with RetryInfo; DRAINING: the server is about to end;
                       ENGINE_STOPPED: the engine has failed.
   FAILED_PRECONDITION NO_CHAT_TEMPLATE: the model has none.
-  DEADLINE_EXCEEDED, CANCELLED: as the client wished; the work for it stops.
+  CANCELLED           ABORTED: another call stopped the request by its name.
+  DEADLINE_EXCEEDED, CANCELLED without details: as the client wished; the work for it stops.
   INTERNAL            GENERATION_FAILED: this request failed in the engine; others go on.
+                      INTERNAL_ERROR: a fault of the server, which its log describes.
 """
 
 from collections import abc as _abc

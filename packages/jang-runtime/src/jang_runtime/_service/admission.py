@@ -1,0 +1,152 @@
+"""Which requests are under way: how many may wait, what they are called, and how they are ended."""
+
+import asyncio
+import time
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Final
+
+from jang_runtime._errors import (
+    AbortedError,
+    JangRuntimeError,
+    NotServingError,
+    QueueFullError,
+    RequestIdInUseError,
+)
+
+_LOADING_RETRY_SECONDS: Final = 2.0
+# What a caller is told to wait, and how much the last request counts in the mean.
+_SHORTEST_RETRY_SECONDS: Final = 0.1
+_LONGEST_RETRY_SECONDS: Final = 60.0
+_NEWEST_WEIGHT: Final = 0.1
+
+
+@dataclass(eq=False)
+class Entry:
+    """A request under way.
+
+    Attributes:
+        caller: Who asked.
+        request_id: The caller's name for it.
+        arrived: `time.monotonic()` of its arrival.
+        is_waiting: Whether the engine has not begun with it.
+        error: Why it is being ended before its time; None if it is not.
+    """
+
+    caller: str
+    request_id: str
+    arrived: float
+    is_waiting: bool = True
+    error: JangRuntimeError | None = None
+    _cancel: Callable[[], None] | None = field(default=None, repr=False)
+
+    def bind(self, cancel: Callable[[], None]) -> None:
+        """Say how the request is cancelled, once the engine has it."""
+        self._cancel = cancel
+        if self.error is not None:
+            cancel()
+
+    def end(self, error: JangRuntimeError) -> None:
+        """Cancel the request; the first reason counts."""
+        self.error = self.error or error
+        if self._cancel is not None:
+            self._cancel()
+
+
+class Admission:
+    """The door of a server; belongs to its event loop.
+
+    Args:
+        max_queued: Requests that may wait.
+        max_active: Requests that the engine runs at once, to guess how long others wait.
+    """
+
+    def __init__(self, max_queued: int, max_active: int) -> None:
+        self._max_queued = max_queued
+        self._max_active = max_active
+        self._entries: dict[tuple[str, str], Entry] = {}
+        self._closed: JangRuntimeError | None = NotServingError(
+            "the server is loading its model", _LOADING_RETRY_SECONDS
+        )
+        self._is_empty = asyncio.Event()
+        self._is_empty.set()
+        self._mean_seconds = 1.0
+
+    @property
+    def queued(self) -> int:
+        """Requests that wait."""
+        return sum(entry.is_waiting for entry in self._entries.values())
+
+    @property
+    def open(self) -> int:
+        """Requests that wait or are under way."""
+        return len(self._entries)
+
+    def open_door(self) -> None:
+        """Let requests in."""
+        self._closed = None
+
+    def close_door(self, error: JangRuntimeError) -> None:
+        """Let no more requests in, and say why."""
+        self._closed = error
+
+    def check_door(self) -> None:
+        """Refuse a call that needs the model.
+
+        Raises:
+            JangRuntimeError: Why none is let in.
+        """
+        if self._closed is not None:
+            raise self._closed
+
+    @contextmanager
+    def enter(self, caller: str, request_id: str) -> Generator[Entry]:
+        """Let a request in, until the block ends.
+
+        Raises:
+            JangRuntimeError: Why it is not let in.
+        """
+        self.check_door()
+        key = (caller, request_id)
+        if key in self._entries:
+            raise RequestIdInUseError(f"x-request-id: found {request_id!r}, which is under way")
+        if self.queued >= self._max_queued:
+            raise QueueFullError(self._max_queued, self._retry_seconds())
+        entry = Entry(caller, request_id, time.monotonic())
+        self._entries[key] = entry
+        self._is_empty.clear()
+        try:
+            yield entry
+        finally:
+            del self._entries[key]
+            if not self._entries:
+                self._is_empty.set()
+            took = time.monotonic() - entry.arrived
+            self._mean_seconds += _NEWEST_WEIGHT * (took - self._mean_seconds)
+
+    def abort(self, caller: str, request_id: str) -> bool:
+        """Stop a caller's request; whether there is one of that name."""
+        entry = self._entries.get((caller, request_id))
+        if entry is None:
+            return False
+        entry.end(AbortedError(f"the request {request_id!r} was aborted"))
+        return True
+
+    def end_all(self, error: JangRuntimeError) -> None:
+        """Stop every request."""
+        for entry in list(self._entries.values()):
+            entry.end(error)
+
+    async def wait_until_empty(self, seconds: float) -> bool:
+        """Wait until no request is under way; whether that came true in time."""
+        try:
+            await asyncio.wait_for(self._is_empty.wait(), seconds)
+        except TimeoutError:
+            return False
+        return True
+
+    def _retry_seconds(self) -> float:
+        """When a place in the queue should be free: as often as requests have ended lately."""
+        wait = self._mean_seconds / self._max_active
+        return min(max(wait, _SHORTEST_RETRY_SECONDS), _LONGEST_RETRY_SECONDS)

@@ -1,0 +1,128 @@
+"""One request of a server, from what was asked to its last event."""
+
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass, replace
+
+from jang_runtime._engine import Engine
+from jang_runtime._errors import AbortedError, InvalidRequestError, JangRuntimeError
+from jang_runtime._events import Event, Failed, Finished, Started
+from jang_runtime._requests import (
+    DEFAULT_MAX_TOKENS,
+    ChatPrompt,
+    GenerationRequest,
+    Prompt,
+    Request,
+    ScoreRequest,
+    TextPrompt,
+    TokenPrompt,
+    check_request,
+    token_ids,
+)
+from jang_runtime._service.admission import Admission
+from jang_runtime._service.calls import Call, current_call
+from jang_runtime._service.mailbox import Mailbox
+from jang_runtime._service.options import RequestLimits, ServiceOptions
+from jang_runtime._service.texts import Texts
+
+
+@dataclass(frozen=True)
+class Served:
+    """What requests are run with, once it is loaded."""
+
+    engine: Engine
+    texts: Texts
+    admission: Admission
+    limits: RequestLimits
+    options: ServiceOptions
+
+
+async def run(served: Served, request: Request) -> AsyncGenerator[Event]:
+    """The events of a request, `Failed` aside; it is cancelled when the caller stops listening.
+
+    Raises:
+        JangRuntimeError: If the request is refused or fails.
+    """
+    call, info = current_call(), served.engine.info
+    check_request(request, info.vocabulary_size, info.context_length)
+    _check_asked(request, served.limits)
+    with served.admission.enter(call.caller, call.request_id) as entry:
+        call.prompt_text = _prompt_text(request) if served.options.log_prompts else None
+        tokens = await served.texts.in_tokens(_within(request, served.limits))
+        _check_tokens(tokens, served.limits)
+        mailbox = Mailbox(served.options.max_unread_bytes)
+        ticket = served.engine.submit(tokens, mailbox.put, mailbox.has_room)
+        mailbox.bind(ticket.cancel, ticket.wake)
+        entry.bind(ticket.cancel)
+        try:
+            while True:
+                event = await mailbox.get()
+                match event:
+                    case Failed():
+                        raise entry.error or event.error
+                    case Started():
+                        entry.is_waiting = False
+                        call.prompt_tokens = event.prompt_tokens
+                    case Finished():
+                        _note_end(call, event)
+                        if entry.error is not None and not _ends_well(request, entry.error):
+                            raise entry.error
+                        yield event
+                        return
+                    case _:
+                        pass
+                yield event
+        finally:
+            ticket.cancel()
+
+
+def _check_asked(request: Request, limits: RequestLimits) -> None:
+    """Hold a request against the server's own limits, as far as that needs no tokens."""
+    if isinstance(request, GenerationRequest):
+        asked = request.stopping.max_tokens
+        if asked is not None and asked > limits.max_tokens:
+            raise InvalidRequestError("stopping.max_tokens", asked, f"1 to {limits.max_tokens}")
+
+
+def _check_tokens(request: Request, limits: RequestLimits) -> None:
+    """Hold a request in tokens against the server's own limits."""
+    field = "context" if isinstance(request, ScoreRequest) else "prompt"
+    count = len(token_ids(_prompt(request)))
+    if count > limits.max_prompt_tokens:
+        raise InvalidRequestError(field, f"{count} tokens", f"at most {limits.max_prompt_tokens}")
+
+
+def _within(request: Request, limits: RequestLimits) -> Request:
+    """The request; one that leaves its number of tokens to the server gets what is allowed."""
+    if isinstance(request, GenerationRequest) and request.stopping.max_tokens is None:
+        most = min(DEFAULT_MAX_TOKENS, limits.max_tokens)
+        return replace(request, stopping=replace(request.stopping, max_tokens=most))
+    return request
+
+
+def _prompt(request: Request) -> Prompt:
+    return request.context if isinstance(request, ScoreRequest) else request.prompt
+
+
+def _prompt_text(request: Request) -> str:
+    """What the log shows of a prompt."""
+    match _prompt(request):
+        case TextPrompt(text):
+            return text
+        case ChatPrompt(messages):
+            return "\n".join(f"{turn.role}: {turn.content}" for turn in messages)
+        case TokenPrompt(ids):
+            return f"{len(ids)} tokens"
+
+
+def _ends_well(request: Request, error: JangRuntimeError) -> bool:
+    """Whether what was cancelled for this reason ends with `finished` all the same."""
+    return isinstance(request, GenerationRequest) and isinstance(error, AbortedError)
+
+
+def _note_end(call: Call, event: Finished) -> None:
+    call.cached_prompt_tokens = event.cached_prompt_tokens
+    call.completion_tokens = event.completion_tokens
+    call.finish_reason = event.reason.value
+    call.queue_seconds = event.timings.queue
+    call.prefill_seconds = event.timings.prefill
+    call.decode_seconds = event.timings.decode

@@ -1,0 +1,201 @@
+"""A server from its first open port to its end."""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import Final
+
+import grpc
+
+from jang_proto.runtime.v1 import runtime_pb2_grpc
+from jang_runtime._engine import Engine
+from jang_runtime._errors import EngineStoppedError, NotServingError
+from jang_runtime._events import Event, Failed, Finished
+from jang_runtime._options import EngineOptions
+from jang_runtime._requests import GenerationRequest, Stopping, TokenPrompt
+from jang_runtime._service.access import TokenFile
+from jang_runtime._service.admission import Admission
+from jang_runtime._service.calls import CallInterceptor
+from jang_runtime._service.logs import log_event
+from jang_runtime._service.metrics import Metrics, ServiceLoad
+from jang_runtime._service.options import ServiceOptions, check_service_options
+from jang_runtime._service.scraping import metrics_served
+from jang_runtime._service.servicer import RuntimeServicer
+from jang_runtime._service.standards import add_health, add_reflection
+from jang_runtime._service.texts import Texts
+from jang_runtime._service.transport import Address, bind, parse_address, refuse_open
+
+_log = logging.getLogger("jang_runtime")
+
+# For calls to be told of their end after the requests behind them were cancelled.
+_LAST_WORDS_SECONDS: Final = 2.0
+
+
+class Server:
+    """A gRPC server for one engine; belongs to one event loop.
+
+    `listen` opens the port, where health is NOT_SERVING; `serve` begins to answer; `drain` lets
+    requests end; `stop` ends all.
+
+    Args:
+        options: How it serves.
+        engine_options: The engine's, for what the server says of itself.
+
+    Raises:
+        ListenError: If it would be open to everybody, or a file of tokens or of TLS is no good.
+        InvalidRequestError: If an option is out of range.
+    """
+
+    def __init__(self, options: ServiceOptions, engine_options: EngineOptions) -> None:
+        check_service_options(options)
+        self._options = options
+        self._listen = _allowed_address("--listen", options.listen, options)
+        self._metrics_listen = (
+            _allowed_address("--metrics", options.metrics_listen, options)
+            if options.metrics_listen is not None
+            else None
+        )
+        self._tokens = TokenFile(options.token_file) if options.token_file is not None else None
+        self.metrics = Metrics()
+        self._admission = Admission(options.max_queued, engine_options.max_active)
+        self._servicer = RuntimeServicer(self._admission, options, engine_options)
+        self._grpc = grpc.aio.server(
+            interceptors=[CallInterceptor(self._tokens, self.metrics, _log)],
+            options=_channel_options(options),
+        )
+        runtime_pb2_grpc.add_RuntimeServiceServicer_to_server(self._servicer, self._grpc)
+        self._health = add_health(self._grpc)
+        add_reflection(self._grpc)
+        self._texts: Texts | None = None
+        # What is open beside gRPC.
+        self._open = ExitStack()
+        self.address = ""
+        self.metrics_address = ""
+
+    async def listen(self) -> str:
+        """Open the ports; calls are refused until `serve`. Returns the address.
+
+        Raises:
+            ListenError: If an address is not to be had.
+        """
+        self.address = str(bind(self._grpc, self._listen, self._options.tls))
+        if self._metrics_listen is not None:
+            served = metrics_served(
+                self.metrics, self._metrics_listen, self._options.tls, self._tokens
+            )
+            self.metrics_address = str(self._open.enter_context(served))
+        await self._grpc.start()
+        return self.address
+
+    async def serve(self, engine: Engine) -> None:
+        """Run a request to warm the engine up, then let others in.
+
+        Raises:
+            JangRuntimeError: If that request fails.
+        """
+        self._texts = await asyncio.to_thread(Texts, engine.path)
+        await _warm_up(engine)
+        self._servicer.serve(engine, self._texts)
+        self.metrics.watch(engine.statistics, lambda: self._load(engine))
+        self._admission.open_door()
+        self._health.set(True)
+
+    async def drain(self, seconds: float) -> None:
+        """Let nobody in, wait for those inside, and end those that are left after `seconds`."""
+        self._health.set(False)
+        self._admission.close_door(NotServingError("the server is about to end", None))
+        if not await self._admission.wait_until_empty(seconds):
+            log_event(_log, "drain time is over", {"open": self._admission.open}, logging.WARNING)
+        self._admission.end_all(NotServingError("the server ends, its drain time is over", None))
+        await self._admission.wait_until_empty(_LAST_WORDS_SECONDS)
+
+    async def fail(self) -> None:
+        """Say that the engine has failed, to those inside and to those that come."""
+        self._health.set(False)
+        error = EngineStoppedError("the engine has stopped")
+        self._admission.close_door(error)
+        self._admission.end_all(error)
+        await self._admission.wait_until_empty(_LAST_WORDS_SECONDS)
+
+    async def stop(self) -> None:
+        """Close connections and ports; calls under way are cancelled."""
+        self._health.end()
+        await self._grpc.stop(0)
+        await asyncio.to_thread(self._open.close)
+        if self._texts is not None:
+            self._texts.close()
+
+    def reload_tokens(self) -> None:
+        """Read the file of tokens anew; the old ones stay if it is no good."""
+        if self._tokens is not None:
+            self._tokens.reload()
+
+    def _load(self, engine: Engine) -> ServiceLoad:
+        statistics = engine.statistics()
+        queued = self._admission.queued
+        return ServiceLoad(
+            queued=queued,
+            active=self._admission.open - queued,
+            cache_bytes_reserved=statistics.cache_bytes_reserved,
+            cache_bytes_limit=statistics.cache_bytes,
+        )
+
+
+def _allowed_address(option: str, text: str, options: ServiceOptions) -> Address:
+    """Where to listen.
+
+    Raises:
+        ListenError: If it is no address, or one at which everybody could call.
+    """
+    address = parse_address(option, text)
+    refuse_open(
+        option, address, options.tls, options.token_file is not None, options.allow_insecure
+    )
+    return address
+
+
+def _channel_options(options: ServiceOptions) -> Sequence[tuple[str, int]]:
+    return [
+        ("grpc.max_receive_message_length", options.max_message_bytes),
+        # Two servers on one port would answer in turns.
+        ("grpc.so_reuseport", 0),
+    ]
+
+
+async def _warm_up(engine: Engine) -> None:
+    """Two tokens: kernels are compiled, weights are read, the cost of a token becomes known."""
+    loop = asyncio.get_running_loop()
+    ended: asyncio.Future[Event] = loop.create_future()
+
+    def listen(event: Event) -> None:
+        if isinstance(event, Finished | Failed):
+            loop.call_soon_threadsafe(ended.set_result, event)
+
+    stopping = Stopping(max_tokens=2, ignore_eos=True)
+    engine.submit(GenerationRequest(TokenPrompt((0, 0)), stopping=stopping), listen)
+    event = await ended
+    if isinstance(event, Failed):
+        raise event.error
+
+
+async def start_server(
+    engine: Engine,
+    listen: str = "127.0.0.1:0",
+    options: ServiceOptions | None = None,
+) -> Server:
+    """Serve an engine from the running event loop; call `stop` on what comes back.
+
+    Args:
+        engine: It stays the caller's.
+        listen: "HOST:PORT"; port 0 takes a free one. Stands for the options' own.
+        options: How to serve; the defaults if None.
+
+    Raises:
+        ListenError: If the address is not to be had, or would be open to everybody.
+    """
+    server = Server(replace(options or ServiceOptions(), listen=listen), engine.options)
+    await server.listen()
+    await server.serve(engine)
+    return server

@@ -1,0 +1,249 @@
+"""The RPCs of jang.runtime.v1, over an engine; errors are those of jang_runtime."""
+
+import time
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from importlib.metadata import version
+from typing import Any, Final, TypeAlias
+
+import grpc
+
+from jang_proto.runtime.v1 import runtime_pb2 as pb
+from jang_proto.runtime.v1 import runtime_pb2_grpc
+from jang_runtime._backend import describe_backend
+from jang_runtime._engine import Engine
+from jang_runtime._errors import InvalidRequestError
+from jang_runtime._events import (
+    Delta,
+    Finished,
+    Logits,
+    PromptLogprobs,
+    Score,
+    Started,
+)
+from jang_runtime._options import EngineOptions
+from jang_runtime._requests import (
+    MAX_STOP_STRINGS,
+    MAX_TOP_LOGPROBS,
+    check_prompt,
+    check_token_ids,
+)
+from jang_runtime._service.admission import Admission
+from jang_runtime._service.calls import current_call
+from jang_runtime._service.options import ServiceOptions, request_limits
+from jang_runtime._service.requests import (
+    chat_of,
+    generation_request,
+    logits_request,
+    prompt_of,
+    score_request,
+)
+from jang_runtime._service.responses import (
+    delta_message,
+    finished_message,
+    logprobs_messages,
+    model_info_message,
+    prompt_logprobs_message,
+    rows_messages,
+    score_message,
+    started_message,
+    timings_message,
+    usage_message,
+)
+from jang_runtime._service.running import Served, run
+from jang_runtime._service.texts import Texts
+
+Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+
+_SHARDINGS: Final = {
+    "none": pb.SHARDING_NONE,
+    "tensor": pb.SHARDING_TENSOR,
+    "pipeline": pb.SHARDING_PIPELINE,
+}
+
+
+class RuntimeServicer(runtime_pb2_grpc.RuntimeServiceServicer):
+    """jang.runtime.v1.RuntimeService.
+
+    Args:
+        admission: The server's door; it is closed until `serve` was called.
+        options: The server's.
+        engine_options: The engine's.
+    """
+
+    def __init__(
+        self, admission: Admission, options: ServiceOptions, engine_options: EngineOptions
+    ) -> None:
+        self._admission = admission
+        self._options = options
+        self._engine_options = engine_options
+        self._served: Served | None = None
+        self._began = time.monotonic()
+
+    def serve(self, engine: Engine, texts: Texts) -> None:
+        """Say what requests are run with."""
+        limits = request_limits(self._options, engine.info)
+        self._served = Served(engine, texts, self._admission, limits, self._options)
+
+    async def GenerateStream(
+        self, request: pb.GenerateStreamRequest, context: Context
+    ) -> AsyncIterator[pb.GenerateStreamResponse]:
+        """Stream the events of one generation."""
+        # Closed here, not by the garbage collector: this is what stops the generation.
+        async with aclosing(run(self._ready(), generation_request(request))) as events:
+            async for event in events:
+                match event:
+                    case Started():
+                        started = started_message(event, current_call().request_id)
+                        yield pb.GenerateStreamResponse(started=started)
+                    case PromptLogprobs():
+                        message = prompt_logprobs_message(event)
+                        yield pb.GenerateStreamResponse(prompt_logprobs=message)
+                    case Delta():
+                        yield pb.GenerateStreamResponse(delta=delta_message(event))
+                        _note_tokens(event)
+                    case Finished():
+                        yield pb.GenerateStreamResponse(finished=finished_message(event))
+                    case _:
+                        raise AssertionError(f"not of a generation: {event}")
+
+    async def Generate(self, request: pb.GenerateRequest, context: Context) -> pb.GenerateResponse:
+        """Answer with the whole text of one generation."""
+        response = pb.GenerateResponse()
+        texts: list[str] = []
+        async with aclosing(run(self._ready(), generation_request(request))) as events:
+            async for event in events:
+                match event:
+                    case PromptLogprobs():
+                        response.prompt_logprobs.CopyFrom(prompt_logprobs_message(event))
+                    case Delta():
+                        texts.append(event.text)
+                        response.token_ids.extend(event.token_ids)
+                        response.logprobs.extend(logprobs_messages(event.logprobs))
+                        _note_tokens(event)
+                    case Finished():
+                        response.finished.CopyFrom(finished_message(event))
+                    case _:
+                        pass
+        response.text = "".join(texts)
+        return response
+
+    async def Score(self, request: pb.ScoreRequest, context: Context) -> pb.ScoreResponse:
+        """Answer with the log-likelihoods of continuations."""
+        response = pb.ScoreResponse()
+        async with aclosing(run(self._ready(), score_request(request))) as events:
+            async for event in events:
+                match event:
+                    case Score():
+                        response.scores.append(score_message(event))
+                    case Finished():
+                        response.usage.CopyFrom(usage_message(event))
+                        response.timings.CopyFrom(timings_message(event))
+                    case _:
+                        pass
+        return response
+
+    async def Logits(
+        self, request: pb.LogitsRequest, context: Context
+    ) -> AsyncIterator[pb.LogitsResponse]:
+        """Stream rows of logits."""
+        async with aclosing(run(self._ready(), logits_request(request))) as events:
+            async for event in events:
+                match event:
+                    case Started():
+                        started = started_message(event, current_call().request_id)
+                        yield pb.LogitsResponse(started=started)
+                    case Logits():
+                        for rows in rows_messages(event):
+                            yield pb.LogitsResponse(rows=rows)
+                    case Finished():
+                        yield pb.LogitsResponse(finished=finished_message(event))
+                    case _:
+                        raise AssertionError(f"not of logits: {event}")
+
+    async def Tokenize(self, request: pb.TokenizeRequest, context: Context) -> pb.TokenizeResponse:
+        """Answer with a prompt's tokens."""
+        served = self._ready()
+        prompt = prompt_of(request.prompt, "prompt")
+        check_prompt("prompt", prompt, served.engine.info.vocabulary_size)
+        return pb.TokenizeResponse(token_ids=await served.texts.tokenize(prompt))
+
+    async def Detokenize(
+        self, request: pb.DetokenizeRequest, context: Context
+    ) -> pb.DetokenizeResponse:
+        """Answer with the text of tokens."""
+        served = self._ready()
+        ids = tuple(request.token_ids)
+        check_token_ids("token_ids", ids, served.engine.info.vocabulary_size)
+        skip = request.skip_special_tokens if request.HasField("skip_special_tokens") else True
+        return pb.DetokenizeResponse(text=await served.texts.detokenize(ids, skip))
+
+    async def ApplyChatTemplate(
+        self, request: pb.ApplyChatTemplateRequest, context: Context
+    ) -> pb.ApplyChatTemplateResponse:
+        """Answer with what the model reads of a conversation."""
+        served = self._ready()
+        chat = chat_of(request.chat)
+        check_prompt("chat", chat, served.engine.info.vocabulary_size)
+        add = request.add_generation_prompt if request.HasField("add_generation_prompt") else True
+        text, ids = await served.texts.conversation(chat, add)
+        return pb.ApplyChatTemplateResponse(text=text, token_ids=ids)
+
+    async def GetModelInfo(
+        self, request: pb.GetModelInfoRequest, context: Context
+    ) -> pb.GetModelInfoResponse:
+        """Describe the model."""
+        return model_info_message(self._ready().engine.info)
+
+    async def GetServerInfo(
+        self, request: pb.GetServerInfoRequest, context: Context
+    ) -> pb.GetServerInfoResponse:
+        """Describe the server."""
+        served = self._ready()
+        statistics = served.engine.statistics()
+        return pb.GetServerInfoResponse(
+            version=version("jang-runtime"),
+            backend=describe_backend(served.engine.info.backend),
+            ranks=1,
+            sharding=_SHARDINGS["none"],
+            limits=pb.Limits(
+                max_prompt_tokens=served.limits.max_prompt_tokens,
+                max_tokens=served.limits.max_tokens,
+                max_stop_strings=MAX_STOP_STRINGS,
+                max_top_logprobs=MAX_TOP_LOGPROBS,
+                max_message_bytes=self._options.max_message_bytes,
+                max_queued=self._options.max_queued,
+                max_active=self._engine_options.max_active,
+                cache_bytes=statistics.cache_bytes,
+            ),
+            load=pb.Load(
+                queued=self._admission.queued,
+                active=self._admission.open - self._admission.queued,
+                cache_bytes_reserved=statistics.cache_bytes_reserved,
+                memory_bytes=statistics.active_memory,
+            ),
+            uptime_seconds=time.monotonic() - self._began,
+        )
+
+    async def Abort(self, request: pb.AbortRequest, context: Context) -> pb.AbortResponse:
+        """Stop a request of the same caller by its name."""
+        if not request.request_id:
+            raise InvalidRequestError("request_id", "none", "the name of a request")
+        was_running = self._admission.abort(current_call().caller, request.request_id)
+        return pb.AbortResponse(was_running=was_running)
+
+    def _ready(self) -> Served:
+        """What requests are run with.
+
+        Raises:
+            NotServingError: If it is not there.
+        """
+        self._admission.check_door()
+        assert self._served is not None, "the door is open"
+        return self._served
+
+
+def _note_tokens(event: Delta) -> None:
+    # The end of a text can come without a token of its own.
+    if event.token_ids:
+        current_call().note_tokens(len(event.token_ids))

@@ -1,0 +1,72 @@
+"""The model's tokenizer in a thread of its own: long texts hold up neither engine nor loop."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+from jang_runtime._model import load_tokenizer
+from jang_runtime._prompts import conversation_text, decode, in_tokens, tokenize
+from jang_runtime._requests import ChatPrompt, Prompt, Request
+
+_Result = TypeVar("_Result")
+
+
+class Texts:
+    """Turns text into tokens and back, one job at a time.
+
+    The tokenizer is not the engine's: tokenizers of transformers are not made for two threads.
+
+    Args:
+        path: The model's directory.
+
+    Raises:
+        ModelError: If no tokenizer can be made of it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._tokenizer = load_tokenizer(path)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="jang-texts")
+
+    async def in_tokens(self, request: Request) -> Request:
+        """A request with tokens in place of texts.
+
+        Raises:
+            InvalidRequestError: If that cannot be.
+        """
+        return await self._run(lambda: in_tokens(self._tokenizer, request))
+
+    async def tokenize(self, prompt: Prompt) -> list[int]:
+        """A prompt's tokens.
+
+        Raises:
+            InvalidRequestError: If it has none.
+        """
+        return await self._run(lambda: tokenize(self._tokenizer, prompt))
+
+    async def detokenize(self, ids: Sequence[int], skip_special_tokens: bool) -> str:
+        """The text of tokens."""
+        return await self._run(lambda: decode(self._tokenizer, ids, skip_special_tokens))
+
+    async def conversation(
+        self, prompt: ChatPrompt, add_generation_prompt: bool
+    ) -> tuple[str, list[int]]:
+        """What the model reads of a conversation, as text and as tokens.
+
+        Raises:
+            InvalidRequestError: If the model's template refuses it.
+        """
+
+        def job() -> tuple[str, list[int]]:
+            text = conversation_text(self._tokenizer, prompt, add_generation_prompt)
+            return text, self._tokenizer.encode(text, add_special_tokens=False)
+
+        return await self._run(job)
+
+    def close(self) -> None:
+        """Drop jobs that wait and end the thread."""
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+    async def _run(self, job: Callable[[], _Result]) -> _Result:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, job)
