@@ -29,9 +29,20 @@ void over_rows(int64_t rows, int64_t size, Function function) {
   });
 }
 
-class RmsNorm : public CpuPrimitive {
+// A function whose result has the shape of its first input; mlx-lm compiles some of them for every
+// shape, and then MLX asks for that of each.
+class SameShape : public CpuPrimitive {
  public:
-  RmsNorm(mx::Stream stream, float eps) : CpuPrimitive(stream), eps_(eps) {}
+  using CpuPrimitive::CpuPrimitive;
+
+  std::vector<mx::Shape> output_shapes(const std::vector<mx::array>& inputs) override {
+    return {inputs[0].shape()};
+  }
+};
+
+class RmsNorm : public SameShape {
+ public:
+  RmsNorm(mx::Stream stream, float eps) : SameShape(stream), eps_(eps) {}
   DEFINE_NAME(JangRmsNorm)
 
   void eval_cpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) override {
@@ -56,9 +67,9 @@ class RmsNorm : public CpuPrimitive {
   float eps_;
 };
 
-class Softmax : public CpuPrimitive {
+class Softmax : public SameShape {
  public:
-  using CpuPrimitive::CpuPrimitive;
+  using SameShape::SameShape;
   DEFINE_NAME(JangSoftmax)
 
   void eval_cpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) override {
@@ -77,9 +88,9 @@ class Softmax : public CpuPrimitive {
 };
 
 // A function of one or two arrays, element by element.
-class Activation : public CpuPrimitive {
+class Activation : public SameShape {
  public:
-  using CpuPrimitive::CpuPrimitive;
+  using SameShape::SameShape;
   DEFINE_NAME(JangActivation)
 
   void eval_cpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) override {
@@ -115,10 +126,10 @@ struct RopeInput {
   int size;
 };
 
-class Rope : public CpuPrimitive {
+class Rope : public SameShape {
  public:
   Rope(mx::Stream stream, int dimensions, bool traditional, float base, float scale)
-      : CpuPrimitive(stream), dimensions_(dimensions), traditional_(traditional), base_(base),
+      : SameShape(stream), dimensions_(dimensions), traditional_(traditional), base_(base),
         scale_(scale) {}
   DEFINE_NAME(JangRope)
 
@@ -143,7 +154,7 @@ class Rope : public CpuPrimitive {
 
  private:
   Rope(const Rope& other)
-      : CpuPrimitive(const_cast<Rope&>(other).stream()), dimensions_(other.dimensions_),
+      : SameShape(const_cast<Rope&>(other).stream()), dimensions_(other.dimensions_),
         traditional_(other.traditional_), base_(other.base_), scale_(other.scale_) {}
 
   void rotate(const RopeInput& x, const int* offsets, int offset_stride, const float* frequencies,

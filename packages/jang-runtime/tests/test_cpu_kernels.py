@@ -151,6 +151,23 @@ def test_a_tensor_beyond_its_file_is_refused(native: ModuleType, tmp_path: Path)
         native.open_file(str(file)).tensor(8, [24], "F32")
 
 
+@pytest.mark.parametrize("name", ["silu", "swiglu", "softmax", "rms_norm", "rope"])
+def test_a_function_compiled_for_every_shape_takes_another_one(
+    native: ModuleType, name: str
+) -> None:
+    more = {
+        "swiglu": lambda x: (x,),
+        "rms_norm": lambda x: (mx.ones((8,)), 1e-5),
+        "rope": lambda x: (8, False, 10000.0, 1.0, mx.array(3), None),
+    }.get(name, lambda x: ())
+
+    # mlx-lm compiles its activations so.
+    compiled = mx.compile(lambda x: getattr(native, name)(x, *more(x)), shapeless=True)
+    for length in (5, 1, 3):
+        x = mx.random.normal((1, 2, length, 8))
+        assert mx.array_equal(compiled(x), getattr(native, name)(x, *more(x)))
+
+
 class Failing(nn.Module):
     def __call__(self) -> None:
         assert mx.softmax is not softmax
