@@ -38,7 +38,8 @@ class Call:
         method: Such as "Generate".
         request_id: The request's name.
         peer: The address that it came from.
-        caller: The name of its token, or ""; names of requests are private to a caller.
+        caller: The name of its token, without tokens the one in its certificate, or "". Names of
+            requests are private to a caller.
         traceparent: As it came, or "".
         arrived: `time.monotonic()`.
         metrics: Where the times of its tokens go.
@@ -147,6 +148,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             try:
                 if self._tokens is not None:
                     call.caller = self._tokens.caller(metadata.get("authorization", []))
+                else:
+                    call.caller = _name_in_certificate(context)
                 call.request_id = request_id(metadata.get("x-request-id", []), call.request_id)
                 return await work(call)
             except asyncio.CancelledError:
@@ -258,6 +261,12 @@ def _message(handler: Handler, request: bytes, method: str) -> Any:
         raise InvalidRequestError(
             "request", "bytes that cannot be parsed", f"the message that {method} takes"
         ) from error
+
+
+def _name_in_certificate(context: Context) -> str:
+    """The first name in a client's certificate; "" without one."""
+    names = list(context.peer_identities() or ())
+    return names[0].decode(errors="replace") if names else ""
 
 
 def _code_of_cancellation(context: Context) -> grpc.StatusCode:
