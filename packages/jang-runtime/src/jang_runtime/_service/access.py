@@ -51,8 +51,9 @@ class TokenFile:
     def reload(self) -> None:
         """Read the file now; if it is bad, say so in the log and keep the tokens there are."""
         self._looked = time.monotonic()
+        # Before it is read: what is written in between is seen at the next look.
+        self._state = _state_of(self._path)
         try:
-            self._state = _state_of(self._path)
             self._known = _read(self._path)
         except ListenError as error:
             log_event(_log, "tokens_kept", {"error": str(error)}, logging.ERROR)
@@ -95,21 +96,16 @@ class TokenFile:
         if time.monotonic() - self._looked < _SECONDS_BETWEEN_LOOKS:
             return
         self._looked = time.monotonic()
-        try:
-            state = _state_of(self._path)
-        except ListenError:
-            # As it is while an editor replaces it; what is known stays.
-            return
-        if state != self._state:
+        if _state_of(self._path) != self._state:
             self.reload()
 
 
-def _state_of(path: Path) -> tuple[int, int, int]:
-    """What changes when a file is written or replaced."""
+def _state_of(path: Path) -> tuple[int, int, int] | None:
+    """What changes when a file is written or replaced; None where it cannot be seen."""
     try:
         found = path.stat()
-    except OSError as error:
-        raise ListenError(f"{_OPTION}: {path}: {error.strerror}") from error
+    except OSError:
+        return None
     return found.st_mtime_ns, found.st_size, found.st_ino
 
 
