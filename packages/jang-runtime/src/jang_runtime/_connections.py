@@ -168,13 +168,18 @@ def _credentials(options: ClientOptions) -> grpc.ChannelCredentials | None:
 
 
 def _pem(name: str, value: Pem | None) -> bytes | None:
-    if value is None or isinstance(value, bytes):
-        return value
-    path = Path(value)
+    if value is None:
+        return None
+    # gRPC ends the process over some data that are no PEM.
+    if isinstance(value, bytes):
+        return _checked(name, value)
     try:
-        data = path.read_bytes()
+        return _checked(f"{name}: {value}", Path(value).read_bytes())
     except OSError as error:
-        raise ClientOptionError(f"{name}: {path}: {error.strerror}, expected a file") from error
+        raise ClientOptionError(f"{name}: {value}: {error.strerror}, expected a file") from error
+
+
+def _checked(where: str, data: bytes) -> bytes:
     if b"-----BEGIN " not in data:
-        raise ClientOptionError(f"{name}: {path}: found no PEM data, expected some")
+        raise ClientOptionError(f"{where}: found no PEM data, expected some")
     return data
