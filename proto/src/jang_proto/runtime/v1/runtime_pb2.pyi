@@ -1565,7 +1565,7 @@ class PlanRow(_message.Message):
     PARAMETERS_FIELD_NUMBER: _builtins.int
     BYTES_FIELD_NUMBER: _builtins.int
     role: _builtins.str
-    """Such as "attention", "mlp", "expert", "embedding", "norm"."""
+    """Such as "attention", "mlp", "expert", "embedding"; "unquantized" for tensors that are not."""
     bits: _builtins.int
     """Width of the codes; not set where they are not quantized, or of several widths."""
     group_size: _builtins.int
