@@ -111,7 +111,8 @@ class Admission:
         key = (caller, request_id)
         if key in self._entries:
             raise RequestIdInUseError(f"x-request-id: found {request_id!r}, which is under way")
-        if self.queued >= self._max_queued:
+        # Not those that wait: a burst waits for a moment although the engine has places free.
+        if self.open >= self._max_queued + self._max_active:
             raise QueueFullError(self._max_queued, self._retry_seconds())
         entry = Entry(caller, request_id, time.monotonic())
         self._entries[key] = entry
