@@ -17,7 +17,7 @@ ListenOption = Annotated[
 ]
 ThreadsOption = Annotated[
     int | None,
-    typer.Option("--threads", min=1, help="On the CPU.  [default: as many as processors]"),
+    typer.Option("--threads", min=1, show_default="as many as processors", help="On the CPU."),
 ]
 InsecureOption = Annotated[
     bool,
@@ -98,7 +98,8 @@ MaxPromptTokensOption = Annotated[
     int | None,
     typer.Option(
         "--max-prompt-tokens",
-        help="Tokens of a prompt.  [default: the model's context]",
+        show_default="the model's context",
+        help="Tokens of a prompt.",
         rich_help_panel=_LIMITS,
     ),
 ]
@@ -106,7 +107,8 @@ MaxTokensLimitOption = Annotated[
     int | None,
     typer.Option(
         "--max-tokens",
-        help="Tokens of an answer.  [default: the model's context]",
+        show_default="the model's context",
+        help="Tokens of an answer.",
         rich_help_panel=_LIMITS,
     ),
 ]
@@ -127,8 +129,8 @@ CacheMemoryOption = Annotated[
         "--cache-memory",
         min=1,
         metavar="MB",
-        help="Keys and values of requests under way; those that do not fit wait.  [default: half "
-        "of what is free once the model is loaded]",
+        show_default="half of what is free once the model is loaded",
+        help="Keys and values of requests under way; those that do not fit wait.",
         rich_help_panel=_LIMITS,
     ),
 ]

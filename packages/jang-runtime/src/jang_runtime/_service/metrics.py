@@ -8,6 +8,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from jang_runtime._memory import resident_peak
 from jang_runtime._statistics import EngineStatistics
 
 # Seconds. Calls take from milliseconds to minutes; tokens come every few milliseconds.
@@ -75,6 +76,11 @@ class Metrics:
             buckets=_SHORT,
             registry=self.registry,
         )
+        Gauge(
+            "jang_resident_peak_bytes",
+            "The most bytes of this process that were resident.",
+            registry=self.registry,
+        ).set_function(resident_peak)
         # CPU time, resident memory and open files of this process; on Linux only.
         ProcessCollector(registry=self.registry)
 
