@@ -114,5 +114,6 @@ def served(tiny_model: Path) -> Iterator[str]:
         text=True,
     ) as server:
         assert server.stdout is not None
-        yield server.stdout.readline().split()[-1]
+        # "listening on HOST:PORT - what is served"
+        yield server.stdout.readline().split()[2]
         server.terminate()

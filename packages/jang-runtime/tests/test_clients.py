@@ -220,15 +220,16 @@ def test_an_error_says_what_a_program_needs_to_know(ask: Asker) -> None:
         assert caught.value.request_id == server.calls[-1].request_id != ""
 
 
-def test_a_deadline_is_for_all_tries_together(ask: Asker) -> None:
-    with FakeServer() as server:
-        server.fail(QueueFullError(limit=8, retry_after=0.15), times=9)
-        begun = time.monotonic()
-        with pytest.raises(ServerError) as caught:
-            ask(server, "generate", "hi", timeout=0.5)
-        assert caught.value.reason == "QUEUE_FULL"
-        assert time.monotonic() - begun < 0.5
-        assert 3 <= len(server.calls) <= 4
+def test_nobody_waits_for_a_try_that_the_deadline_does_not_allow(ask: Asker) -> None:
+    for method in ("generate", "stream"):
+        with FakeServer() as server:
+            server.fail(QueueFullError(limit=8, retry_after=20.0))
+            begun = time.monotonic()
+            with pytest.raises(ServerError) as caught:
+                ask(server, method, "hi", timeout=15)
+            assert caught.value.reason == "QUEUE_FULL"
+            assert time.monotonic() - begun < 15
+            assert len(server.calls) == 1
 
 
 def test_a_call_ends_at_its_own_deadline_or_else_at_the_clients(ask: Asker) -> None:
@@ -292,7 +293,7 @@ def test_closing_the_generator_or_cancelling_the_task_cancels_the_call_of_asynci
 def test_many_calls_of_asyncio_run_at_once() -> None:
     async def run() -> list[str]:
         async with (
-            FakeServer(delay=0.2) as server,
+            FakeServer(delay=0.5) as server,
             AsyncClient(server.address, timeout=30) as client,
         ):
             answers = [client.generate(f"number {index}") for index in range(20)]
@@ -300,7 +301,8 @@ def test_many_calls_of_asyncio_run_at_once() -> None:
 
     begun = time.monotonic()
     assert asyncio.run(run()) == [f"number {index}" for index in range(20)]
-    assert time.monotonic() - begun < 3
+    # One after the other takes ten.
+    assert time.monotonic() - begun < 8
 
 
 def test_an_aborted_request_ends_with_what_it_has() -> None:
@@ -407,12 +409,12 @@ def test_options_that_do_not_go_together_are_refused(options: dict[str, Any], me
 def test_waiting_ends_when_the_server_serves(ask: Asker) -> None:
     with FakeServer() as server:
         server.set_serving(False)
-        with pytest.raises(ServerError, match=r"not serving within 0.2 seconds: found NOT_SERV"):
-            ask(server, "wait_until_ready", 0.2)
+        with pytest.raises(ServerError, match=r"not serving within 0.5 seconds: found NOT_SERV"):
+            ask(server, "wait_until_ready", 0.5)
         server.set_serving(True)
         ask(server, "wait_until_ready", 5)
-    with pytest.raises(ServerError, match=r"no answer within 0.2 seconds \(.*refused"):
-        ask("127.0.0.1:1", "wait_until_ready", 0.2)
+    with pytest.raises(ServerError, match=r"no answer within 0.5 seconds \(.*refused"):
+        ask("127.0.0.1:1", "wait_until_ready", 0.5)
 
 
 def test_the_fake_server_cuts_answers_as_a_model_does(ask: Asker) -> None:
