@@ -1,11 +1,14 @@
 """A server's life: it loads, serves, drains and ends; its engine dies; signals come."""
 
 import asyncio
+import json
 import signal
+import ssl
 import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -13,8 +16,10 @@ from typing import Any
 
 import grpc
 import pytest
+import trustme
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from typer.testing import CliRunner
 
 from jang_proto.runtime.v1 import runtime_pb2 as pb
 from jang_proto.runtime.v1 import runtime_pb2_grpc
@@ -31,6 +36,7 @@ from jang_runtime import (
     serve,
 )
 from jang_runtime._scheduler import Scheduler
+from jang_runtime.cli import app
 
 Serving = Callable[..., AbstractContextManager[Server]]
 ENDLESS = pb.Stopping(max_tokens=500, ignore_eos=True)
@@ -235,6 +241,94 @@ def test_sigterm_drains_a_process_and_a_second_one_ends_it_at_once(tiny_model: P
         assert time.monotonic() - begun < 5
         assert server.returncode == 0, log
         assert "Traceback" not in log
+
+
+def test_a_process_with_certificates_tokens_and_metrics_serves_those_who_have_both(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    authority = trustme.CA()
+    pair = authority.issue_cert("localhost", "127.0.0.1")
+    pair.private_key_pem.write_to_path(tmp_path / "key.pem")
+    for blob in pair.cert_chain_pems:
+        blob.write_to_path(tmp_path / "cert.pem", append=True)
+    tokens, token = tmp_path / "tokens", "a-token-that-is-long-enough"
+    tokens.write_text(f"anna {token}\n")
+    tokens.chmod(0o600)
+    options = ["--tls-cert", str(tmp_path / "cert.pem"), "--tls-key", str(tmp_path / "key.pem")]
+    options += ["--auth-tokens", str(tokens), "--metrics", "127.0.0.1:51944"]
+    options += ["--log-format", "json", "--max-tokens", "20", "--threads", "1"]
+    roots = authority.cert_pem.bytes()
+    with process(tiny_model, *options) as (server, address):
+        with Client(address, root_certificates=roots, token=token) as client:
+            assert client.generate("a secret prompt").finished.usage.completion_tokens == 20
+        with Client(address, root_certificates=roots, retries=ONCE) as stranger:
+            with pytest.raises(ServerError) as caught:
+                stranger.generate("x")
+            assert (caught.value.code, caught.value.reason) == ("UNAUTHENTICATED", "TOKEN_MISSING")
+        with Client(address, retries=ONCE) as plain, pytest.raises(ServerError) as caught:
+            plain.generate("x")
+        assert caught.value.code == "UNAVAILABLE"
+        scrape = urllib.request.Request(
+            "https://127.0.0.1:51944/metrics", headers={"Authorization": f"Bearer {token}"}
+        )
+        trusting = ssl.create_default_context(cadata=roots.decode())
+        with urllib.request.urlopen(scrape, context=trusting) as page:
+            numbers = page.read().decode()
+        assert 'jang_calls_total{code="OK",method="Generate"} 1.0' in numbers
+        assert 'jang_rejected_calls_total{reason="TOKEN_MISSING"} 1.0' in numbers
+        assert "jang_generated_tokens_total 22.0" in numbers
+        server.terminate()
+        _, log = server.communicate(timeout=20)
+    lines = [json.loads(line) for line in log.splitlines() if line.startswith("{")]
+    calls = [line for line in lines if line["event"] == "call"]
+    assert [(call["method"], call["code"]) for call in calls] == [
+        ("Generate", "OK"),
+        ("Generate", "UNAUTHENTICATED"),
+    ]
+    assert calls[0]["caller"] == "anna"
+    assert calls[0]["completion_tokens"] == 20
+    assert token not in log
+    assert "secret prompt" not in log
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--listen", "0.0.0.0:0"], "--insecure"),
+        (["--metrics", "0.0.0.0:0"], "--insecure"),
+        (["--tls-cert", "nowhere.pem"], "--tls-key: found nothing"),
+        (["--tls-cert", "nowhere.pem", "--tls-key", "nowhere.pem"], "nowhere.pem"),
+        (["--auth-tokens", "nowhere"], "nowhere"),
+        (["--max-queue", "0"], "max_queued: found 0"),
+        (["--max-prompt-tokens", "0"], "max_prompt_tokens: found 0"),
+        (["--drain-seconds", "inf"], "drain_seconds: found inf"),
+        (["--listen", "127.0.0.1:99999"], "expected HOST:PORT"),
+    ],
+)
+def test_options_that_cannot_be_end_with_one_line_before_the_model_is_loaded(
+    options: list[str], words: str, tmp_path: Path
+) -> None:
+    # No model: it is not looked at.
+    result = CliRunner().invoke(app, ["serve", str(tmp_path), *options])
+    assert result.exit_code == 2
+    errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1, result.stderr
+    assert words in errors[0]
+
+
+def test_a_signal_while_the_model_is_loaded_ends_the_process(tiny_model: Path) -> None:
+    # The model is loaded within the sleep.
+    program = (
+        "import sys, time, jang_runtime._service.lifecycle as lifecycle; "
+        "lifecycle.Engine = lambda *a, **k: time.sleep(60); "
+        "from jang_runtime.cli import app; "
+        f"app(['serve', {str(tiny_model)!r}, '--listen', '127.0.0.1:51945'])"
+    )
+    with subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE) as server:
+        with grpc.insecure_channel("127.0.0.1:51945") as channel:
+            grpc.channel_ready_future(channel).result(30)
+        server.terminate()
+        assert server.wait(10) == 0
 
 
 def test_a_model_that_cannot_be_loaded_ends_the_process_with_one_line(tmp_path: Path) -> None:
