@@ -15,7 +15,10 @@ ModelArgument = Annotated[Path, typer.Argument(metavar="MODEL", help="A model di
 MaxTokensOption = Annotated[
     int | None,
     typer.Option(
-        "--max-tokens", help="Most tokens of an answer.  [default: 512]", rich_help_panel=_STOPPING
+        "--max-tokens",
+        help="Most tokens of an answer.",
+        show_default="512",
+        rich_help_panel=_STOPPING,
     ),
 ]
 StopOption = Annotated[
