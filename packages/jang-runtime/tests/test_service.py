@@ -360,6 +360,21 @@ def test_a_field_that_is_wrong_is_named_with_what_was_found_and_what_is_allowed(
     assert "expected" in violations[0].description
 
 
+def test_a_text_that_is_far_too_long_is_refused_before_it_is_tokenized(
+    stub: Stub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A token of this model is one byte, or one of two marks of four.
+    monkeypatch.setattr("jang_runtime._service.texts.in_tokens", None)
+    for prompt in (
+        text("y" * 4 * 513),
+        pb.Prompt(chat=pb.Chat(messages=[pb.ChatMessage(role="user", content="y" * 4 * 513)])),
+    ):
+        _, _, error = error_of(
+            lambda prompt=prompt: stub.Generate(pb.GenerateRequest(prompt=prompt))
+        )
+        assert "prompt: found 513 or more tokens" in error.details()  # type: ignore[attr-defined]
+
+
 def test_the_servers_own_limits_hold(limited: tuple[Server, Stub]) -> None:
     _, stub = limited
     for request, field, limit in (

@@ -44,7 +44,7 @@ async def run(served: Served, request: Request) -> AsyncGenerator[Event]:
     """
     call, info = current_call(), served.engine.info
     check_request(request, info.vocabulary_size, info.context_length)
-    _check_asked(request, served.limits)
+    _check_asked(request, served)
     with served.admission.enter(call.caller, call.request_id) as entry:
         call.prompt_text = _prompt_text(request) if served.options.log_prompts else None
         tokens = await served.texts.in_tokens(_within(request, served.limits))
@@ -75,20 +75,26 @@ async def run(served: Served, request: Request) -> AsyncGenerator[Event]:
             ticket.cancel()
 
 
-def _check_asked(request: Request, limits: RequestLimits) -> None:
+def _check_asked(request: Request, served: Served) -> None:
     """Hold a request against the server's own limits, as far as that needs no tokens."""
+    limits = served.limits
     if isinstance(request, GenerationRequest):
         asked = request.stopping.max_tokens
         if asked is not None and asked > limits.max_tokens:
             raise InvalidRequestError("stopping.max_tokens", asked, f"1 to {limits.max_tokens}")
+    _check_length(request, served.texts.fewest_tokens(_prompt(request)), "or more ", limits)
 
 
 def _check_tokens(request: Request, limits: RequestLimits) -> None:
     """Hold a request in tokens against the server's own limits."""
+    _check_length(request, len(token_ids(_prompt(request))), "", limits)
+
+
+def _check_length(request: Request, count: int, more: str, limits: RequestLimits) -> None:
     field = "context" if isinstance(request, ScoreRequest) else "prompt"
-    count = len(token_ids(_prompt(request)))
     if count > limits.max_prompt_tokens:
-        raise InvalidRequestError(field, f"{count} tokens", f"at most {limits.max_prompt_tokens}")
+        found, expected = f"{count} {more}tokens", f"at most {limits.max_prompt_tokens}"
+        raise InvalidRequestError(field, found, expected)
 
 
 def _within(request: Request, limits: RequestLimits) -> Request:

@@ -197,5 +197,9 @@ async def start_server(
     """
     server = Server(replace(options or ServiceOptions(), listen=listen), engine.options)
     await server.listen()
-    await server.serve(engine)
+    try:
+        await server.serve(engine)
+    except BaseException:
+        await server.stop()
+        raise
     return server

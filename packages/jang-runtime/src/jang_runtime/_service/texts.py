@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from jang_runtime._model import load_tokenizer
 from jang_runtime._prompts import conversation_text, decode, in_tokens, tokenize
-from jang_runtime._requests import ChatPrompt, Prompt, Request
+from jang_runtime._requests import ChatPrompt, Prompt, Request, TextPrompt, TokenPrompt
 
 _Result = TypeVar("_Result")
 
@@ -27,7 +27,18 @@ class Texts:
 
     def __init__(self, path: Path) -> None:
         self._tokenizer = load_tokenizer(path)
+        self._longest = max(len(token) for token in self._tokenizer.get_vocab())
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="jang-texts")
+
+    def fewest_tokens(self, prompt: Prompt) -> int:
+        """How many tokens a prompt has at least; known without making them, which takes a while."""
+        match prompt:
+            case TokenPrompt(ids):
+                return len(ids)
+            case TextPrompt(text):
+                return -(-len(text) // self._longest)
+            case ChatPrompt(messages):
+                return -(-sum(len(turn.content) for turn in messages) // self._longest)
 
     async def in_tokens(self, request: Request) -> Request:
         """A request with tokens in place of texts.
