@@ -170,10 +170,13 @@ def test_the_messages_and_methods_for_grpcurl_are_right_as_buf_sends_them(
     assert_all_were_answered(server, encrypted)
 
 
-def test_a_real_server_takes_the_messages_for_grpcurl(served: str, tmp_path: Path) -> None:
+def test_a_real_server_answers_all_of_it(served: str, tmp_path: Path) -> None:
+    for word in ("client.score", "asyncio.run", "except ServerError"):
+        program = python_block(word).replace(PLAIN, served)
+        assert run([sys.executable, "-c", program], tmp_path)
     for arguments in commands():
         if "-plaintext" in arguments and "describe" not in arguments:
-            assert run(buf_command(arguments, served, served), tmp_path).strip()
+            assert run(buf_command(arguments, served, served), tmp_path)
 
 
 def test_the_program_for_node_is_well_formed(tmp_path: Path) -> None:

@@ -46,15 +46,27 @@ class FakeCall:
 class RunningCall:
     """A call under way, for the code that answers it."""
 
-    def __init__(self, record: FakeCall) -> None:
+    def __init__(self, record: FakeCall, context: grpc.ServicerContext) -> None:
         self.record = record
         self.is_aborted = False
+        self._context = context
+        self._is_named = False
         self._stopped = threading.Event()
 
     @property
     def is_over(self) -> bool:
         """Whether there is no more to do: it was aborted, or nobody waits for it any more."""
         return self._stopped.is_set()
+
+    def tell_name(self) -> None:
+        """Send the call's name ahead of its first answer."""
+        if not self._is_named:
+            self._is_named = True
+            self._context.send_initial_metadata((self.name_metadata(),))
+
+    def name_metadata(self) -> tuple[str, str]:
+        """The call's name as metadata."""
+        return "x-request-id", self.record.request_id
 
     def pause(self, seconds: float) -> None:
         """Wait, but not beyond the end of the call or an abort."""
@@ -124,17 +136,20 @@ class CallBook:
         if not context.add_callback(lambda: self._end(call, _left(context))):
             self._end(call, _left(context))
         try:
-            context.send_initial_metadata((("x-request-id", call.record.request_id),))
             self._check(call)
             self.fail_after(call, 0)
             yield call
+            call.tell_name()
             self._end(call, "OK")
         except _StatusError as error:
             self._end(call, error.code.name)
             context.abort(error.code, "as planned")
         except JangRuntimeError as error:
             self._end(call, code_of(error).name)
-            context.abort_with_status(rpc_status.to_status(status_of(error)))
+            status = rpc_status.to_status(status_of(error))
+            # Beside the status, as on the real server: no headers were sent if nothing was.
+            context.set_trailing_metadata((*(status.trailing_metadata or ()), call.name_metadata()))
+            context.abort(status.code, status.details)
         except Exception:
             # The answer of the user's own function; gRPC writes the traceback to the log.
             self._end(call, "UNKNOWN")
@@ -162,7 +177,7 @@ class CallBook:
             key: value for key, value in context.invocation_metadata() if isinstance(value, str)
         }
         name = metadata.get("x-request-id", uuid.uuid4().hex)
-        call = RunningCall(FakeCall(method, request, metadata, name))
+        call = RunningCall(FakeCall(method, request, metadata, name), context)
         with self._changed:
             self._calls.append(call)
         return call

@@ -42,6 +42,7 @@ class FakeServicer(runtime_pb2_grpc.RuntimeServiceServicer):
         with self._calls.call("GenerateStream", request, context) as call:
             call.pause(self._script.delay)
             for sent, event in enumerate(self._events(request, call), start=1):
+                call.tell_name()
                 yield event
                 self._calls.fail_after(call, sent)
 
@@ -85,6 +86,7 @@ class FakeServicer(runtime_pb2_grpc.RuntimeServiceServicer):
         with self._calls.call("Logits", request, context) as call:
             self._work(call)
             for sent, event in enumerate(self._logits_events(request, call), start=1):
+                call.tell_name()
                 yield event
                 self._calls.fail_after(call, sent)
 
