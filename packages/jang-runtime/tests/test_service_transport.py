@@ -77,11 +77,22 @@ async def code_of(address: str, credentials: grpc.ChannelCredentials | None) -> 
     return grpc.StatusCode.OK
 
 
-def run(test: Callable[[], Awaitable[None]]) -> None:
-    async def bounded() -> None:
-        await asyncio.wait_for(test(), 60)
+Run = Callable[[Callable[[], Awaitable[None]]], None]
 
-    asyncio.run(bounded())
+
+@pytest.fixture(scope="module")
+def run() -> Iterator[Run]:
+    """Runs coroutines in one event loop: events that gRPC has for a closed one would be lost."""
+    with asyncio.Runner() as runner:
+
+        def run_one(test: Callable[[], Awaitable[None]]) -> None:
+            async def bounded() -> None:
+                await asyncio.wait_for(test(), 60)
+
+            runner.run(bounded())
+
+        yield run_one
+        runner.run(asyncio.sleep(0.1))
 
 
 def write_pair(directory: Path, pair: trustme.LeafCert) -> tuple[Path, Path]:
@@ -178,7 +189,7 @@ def test_others_are_answered_only_with_tls_and_authentication_or_on_demand(
 
 
 def test_with_tls_a_client_gets_in_if_it_trusts_the_certificate_and_never_in_clear(
-    pair: tuple[Path, Path], authority: trustme.CA, clients: trustme.CA
+    run: Run, pair: tuple[Path, Path], authority: trustme.CA, clients: trustme.CA
 ) -> None:
     async def test() -> None:
         async with serving(tls_files(*pair, None)) as address:
@@ -191,7 +202,7 @@ def test_with_tls_a_client_gets_in_if_it_trusts_the_certificate_and_never_in_cle
 
 
 def test_with_mutual_tls_only_clients_with_a_certificate_get_in_and_bring_their_name(
-    pair: tuple[Path, Path], client_ca: Path, authority: trustme.CA, clients: trustme.CA
+    run: Run, pair: tuple[Path, Path], client_ca: Path, authority: trustme.CA, clients: trustme.CA
 ) -> None:
     async def test() -> None:
         async with serving(tls_files(*pair, client_ca)) as address:
@@ -208,6 +219,7 @@ def test_with_mutual_tls_only_clients_with_a_certificate_get_in_and_bring_their_
 
 
 def test_changed_certificates_hold_for_new_connections_and_bad_ones_change_nothing(
+    run: Run,
     tmp_path: Path,
     pair: tuple[Path, Path],
     authority: trustme.CA,
@@ -283,7 +295,7 @@ def test_files_that_are_not_what_they_should_be_are_refused_by_option_and_name(
     assert tls_files(certificate, key, client_ca) == TlsFiles(certificate, key, client_ca)
 
 
-def test_an_address_that_another_server_has_is_refused() -> None:
+def test_an_address_that_another_server_has_is_refused(run: Run) -> None:
     async def test() -> None:
         async with serving(None) as address:
             with pytest.raises(ListenError, match=f"--listen: {address} is not to be had"):
@@ -293,7 +305,7 @@ def test_an_address_that_another_server_has_is_refused() -> None:
     run(test)
 
 
-def test_a_socket_in_the_file_system_serves_too(tmp_path: Path) -> None:
+def test_a_socket_in_the_file_system_serves_too(run: Run, tmp_path: Path) -> None:
     async def test() -> None:
         path = f"unix:{tmp_path / 'jang.sock'}"
         async with serving(None, path) as address:

@@ -4,30 +4,30 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator
-from contextlib import aclosing, contextmanager
+from collections.abc import Awaitable, Callable, Generator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any, Final, TypeAlias, TypeVar, cast
+from typing import Final, NoReturn, TypeVar, cast
 
 import grpc
-from google.protobuf.message import DecodeError
 
 from jang_runtime._errors import InvalidRequestError
 from jang_runtime._service.access import TokenFile
+from jang_runtime._service.handlers import Context, Handler, attended
 from jang_runtime._service.logs import log_event
 from jang_runtime._service.metadata import request_id, text_metadata, traceparent
 from jang_runtime._service.metrics import Metrics
 from jang_runtime._service.statuses import abort, code_of, is_expected, reason_of
 
-Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
-Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 _Answer = TypeVar("_Answer")
 
 # Probes have no token, come every few seconds and would fill the log.
 _UNATTENDED: Final = "/grpc.health.v1.Health/"
 # A client's deadline passes before the server's, by the time that the request was on its way.
 _DEADLINE_SECONDS: Final = 0.1
+# For a status to be on its way, where the results before it are not read.
+_LAST_WORD_SECONDS: Final = 1.0
 
 
 @dataclass
@@ -108,12 +108,21 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         tokens: Who may call; None lets everybody.
         metrics: Where calls are counted.
         log: Where their lines go.
+        stall_seconds: For a client to take the next response of a stream; after that its call is
+            ended, so that what it holds is free for others.
     """
 
-    def __init__(self, tokens: TokenFile | None, metrics: Metrics, log: logging.Logger) -> None:
+    def __init__(
+        self,
+        tokens: TokenFile | None,
+        metrics: Metrics,
+        log: logging.Logger,
+        stall_seconds: float = 300.0,
+    ) -> None:
         self._tokens = tokens
         self._metrics = metrics
         self._log = log
+        self._stall_seconds = stall_seconds
 
     async def intercept_service(
         self,
@@ -126,10 +135,11 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         if handler is None or method.startswith(_UNATTENDED):
             # gRPC answers UNIMPLEMENTED where there is no handler.
             return handler
-        return _attended(handler, method.rpartition("/")[2], self._serve)
+        name = method.rpartition("/")[2]
+        return attended(handler, name, self._serve, self._stall_seconds)
 
     async def _serve(
-        self, method: str, context: Context, work: Callable[[Call], Awaitable[_Answer]]
+        self, method: str, context: Context, work: Callable[[str], Awaitable[_Answer]]
     ) -> _Answer:
         """Run one call, whatever its end."""
         metadata = text_metadata(context)
@@ -151,7 +161,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 else:
                     call.caller = _name_in_certificate(context)
                 call.request_id = request_id(metadata.get("x-request-id", []), call.request_id)
-                return await work(call)
+                return await work(call.request_id)
             except asyncio.CancelledError:
                 call.code = _code_of_cancellation(context)
                 raise
@@ -162,7 +172,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             # The boundary: whatever happens in a call becomes its status and a line in the log.
             except Exception as error:  # noqa: BLE001
                 self._note(call, error)
-                await abort(context, error, (("x-request-id", call.request_id),))
+                await _abort(context, error, call)
 
     def _note(self, call: Call, error: Exception) -> None:
         call.code = code_of(error)
@@ -191,76 +201,14 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             log_event(self._log, "call", _fields(call, seconds), level)
 
 
-def _attended(handler: Handler, method: str, serve: Callable[..., Awaitable[Any]]) -> Handler:
-    """A handler that runs another one inside `serve`.
-
-    Requests are parsed in there too: what cannot be parsed is the client's mistake, which gRPC
-    itself would take for the server's. Responses are written by a coroutine, not yielded: a
-    generator would learn only from the garbage collector that the client has gone.
-    """
-
-    async def answer(request: Any, context: Context) -> Any:
-        async def work(call: Call) -> Any:
-            behaviour = handler.unary_unary or handler.stream_unary
-            response = await cast(Any, behaviour)(_parsed(handler, request, method), context)
-            # Not before: a call that ends with an error and no headers is one that gRPC's
-            # own retries may repeat.
-            await context.send_initial_metadata((("x-request-id", call.request_id),))
-            return response
-
-        return await serve(method, context, work)
-
-    async def stream(request: Any, context: Context) -> None:
-        async def work(call: Call) -> None:
-            behaviour = handler.unary_stream or handler.stream_stream
-            parsed = _parsed(handler, request, method)
-            responses = cast(AsyncGenerator[Any], cast(Any, behaviour)(parsed, context))
-            is_first = True
-            async with aclosing(responses):
-                async for response in responses:
-                    if is_first:
-                        await context.send_initial_metadata((("x-request-id", call.request_id),))
-                        is_first = False
-                    await context.write(response)
-
-        await serve(method, context, work)
-
-    make = {
-        (False, False): grpc.unary_unary_rpc_method_handler,
-        (False, True): grpc.unary_stream_rpc_method_handler,
-        (True, False): grpc.stream_unary_rpc_method_handler,
-        (True, True): grpc.stream_stream_rpc_method_handler,
-    }[bool(handler.request_streaming), bool(handler.response_streaming)]
-    behaviour = stream if handler.response_streaming else answer
-    return cast(Any, make)(behaviour, response_serializer=handler.response_serializer)
-
-
-def _parsed(handler: Handler, request: Any, method: str) -> Any:
-    """The message, or an iterator of messages, in what came from the network.
-
-    Raises:
-        InvalidRequestError: If it is no message of the method; from the iterator for streams.
-    """
-    if handler.request_streaming:
-        return _each_parsed(handler, request, method)
-    return _message(handler, request, method)
-
-
-async def _each_parsed(
-    handler: Handler, requests: AsyncIterator[bytes], method: str
-) -> AsyncGenerator[Any]:
-    async for request in requests:
-        yield _message(handler, request, method)
-
-
-def _message(handler: Handler, request: bytes, method: str) -> Any:
-    parse = cast(Callable[[bytes], Any], handler.request_deserializer)
+async def _abort(context: Context, error: Exception, call: Call) -> NoReturn:
+    """End a call with the status for an error."""
     try:
-        return parse(request)
-    except DecodeError as error:
-        raise InvalidRequestError(
-            "request", "bytes that cannot be parsed", f"the message that {method} takes"
-        ) from error
+        async with asyncio.timeout(_LAST_WORD_SECONDS):
+            await abort(context, error, (("x-request-id", call.request_id),))
+    except TimeoutError:
+        # The client reads nothing; gRPC keeps the status for it, and this coroutine is done.
+        raise asyncio.CancelledError from None
 
 
 def _name_in_certificate(context: Context) -> str:
