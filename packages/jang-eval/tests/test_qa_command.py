@@ -43,6 +43,29 @@ INFO = {
     "has_chat_template": True,
     "source_name": "smollm2",
     "source_quantization": "GGUF Q4_1",
+    "digest": "5f" * 32,
+    "layout": "mlx",
+    "special_tokens": {"bos": 1, "eos": 2, "pad": None, "unknown": 0},
+    "bits_per_weight_without_embeddings": 3.0,
+    "parameters": 134_515_008,
+    "plan": [
+        {
+            "role": "mlp",
+            "bits": 2,
+            "group_size": 64,
+            "modules": 90,
+            "parameters": 79_626_240,
+            "bytes": 24_883_200,
+        },
+        {
+            "role": "unquantized",
+            "bits": None,
+            "group_size": None,
+            "modules": 61,
+            "parameters": 35_136,
+            "bytes": 70_272,
+        },
+    ],
 }
 
 

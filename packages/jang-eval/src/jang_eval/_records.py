@@ -1,7 +1,8 @@
 """Frozen dataclasses to JSON values and back, with every field checked on the way back.
 
 Knows what the results are made of: text, numbers, true and false, enums of text, tuples of one
-kind, dataclasses, and any of these or null.
+kind, objects with values of one kind, dataclasses, and any of these or null. Fields of a dataclass
+that have defaults may be missing.
 """
 
 import dataclasses
@@ -43,6 +44,8 @@ def _decode(kind: Any, value: object, field: str) -> Any:
         return _decode_record(cast("type[Any]", kind), value, field)
     if get_origin(kind) is tuple:
         return _decode_tuple(get_args(kind)[0], value, field)
+    if get_origin(kind) is dict:
+        return _decode_dict(get_args(kind)[1], value, field)
     if get_origin(kind) is UnionType:
         return _decode_optional(kind, value, field)
     if issubclass(kind, Enum):
@@ -58,10 +61,19 @@ def _decode_record(kind: type[Any], value: object, field: str) -> Any:
     prefix = f"{field}." if field else ""
     return kind(
         **{
-            name: _decode(types[name], entries.get(name, _NOTHING), prefix + name)
-            for name in (each.name for each in dataclasses.fields(kind))
+            each.name: _decode(
+                types[each.name], entries.get(each.name, _NOTHING), prefix + each.name
+            )
+            for each in dataclasses.fields(kind)
+            # What has a default came later than the files that do not have it.
+            if each.name in entries or not _has_default(each)
         }
     )
+
+
+def _has_default(field: "dataclasses.Field[Any]") -> bool:
+    missing = dataclasses.MISSING
+    return field.default is not missing or field.default_factory is not missing
 
 
 def _decode_tuple(kind: Any, value: object, field: str) -> tuple[Any, ...]:
@@ -69,6 +81,13 @@ def _decode_tuple(kind: Any, value: object, field: str) -> tuple[Any, ...]:
         raise FieldError(field, value, "a list")
     items = cast("list[object]", value)
     return tuple(_decode(kind, item, f"{field}[{index}]") for index, item in enumerate(items))
+
+
+def _decode_dict(kind: Any, value: object, field: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise FieldError(field, value, "an object")
+    entries = cast("dict[str, object]", value)
+    return {name: _decode(kind, entry, f"{field}.{name}") for name, entry in entries.items()}
 
 
 def _decode_optional(kind: Any, value: object, field: str) -> Any:

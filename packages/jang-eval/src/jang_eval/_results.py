@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from jang_eval._errors import ResultFileError
 from jang_eval._failure_modes import FailureMode
@@ -14,6 +14,28 @@ from jang_eval._judge import Verdict
 from jang_eval._records import FieldError, from_json, to_json
 
 TASK = "qa"
+
+
+@dataclass(frozen=True)
+class PlanRow:
+    """The modules of one role that are stored alike; see runtime.proto."""
+
+    role: str
+    bits: int | None
+    group_size: int | None
+    modules: int
+    parameters: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class SpecialTokens:
+    """Ids of tokens with a meaning of their own; see runtime.proto."""
+
+    bos: int | None = None
+    eos: int | None = None
+    pad: int | None = None
+    unknown: int | None = None
 
 
 @dataclass(frozen=True)
@@ -31,6 +53,13 @@ class ModelInfo:
     has_chat_template: bool
     source_name: str
     source_quantization: str
+    # Servers and files from before they were there have none of these.
+    digest: str = ""
+    layout: str = ""
+    special_tokens: SpecialTokens = SpecialTokens()
+    bits_per_weight_without_embeddings: float = 0.0
+    parameters: int = 0
+    plan: tuple[PlanRow, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -108,11 +137,25 @@ class _Header:
 
 def result_document(result: QaResult) -> str:
     """The result as the JSON document that files and `--json` hold."""
-    return json.dumps(to_json(result), ensure_ascii=False, allow_nan=False, indent=2) + "\n"
+    return document_text(to_json(result))
+
+
+def document_text(document: dict[str, Any]) -> str:
+    """A document as files hold it."""
+    return json.dumps(document, ensure_ascii=False, allow_nan=False, indent=2) + "\n"
 
 
 def write_result(result: QaResult, path: Path) -> None:
     """Writes the result, whole or not at all: a reader never sees half of it.
+
+    Raises:
+        ResultFileError: The file cannot be written.
+    """
+    write_document(to_json(result), path)
+
+
+def write_document(document: dict[str, Any], path: Path) -> None:
+    """Writes a document, whole or not at all: a reader never sees half of it.
 
     Raises:
         ResultFileError: The file cannot be written.
@@ -122,7 +165,7 @@ def write_result(result: QaResult, path: Path) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         try:
-            temporary.write_text(result_document(result), encoding="utf-8", newline="\n")
+            temporary.write_text(document_text(document), encoding="utf-8", newline="\n")
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)

@@ -1,16 +1,19 @@
 """The client's side of jang.runtime.v1: one model behind one address."""
 
+import json
 import re
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Any, Final, Self, TypeAlias, TypeVar, cast
 
 import grpc
+import numpy as np
+import numpy.typing as npt
 
 from jang_eval._errors import OptionError, TargetError
-from jang_eval._results import ModelInfo
+from jang_eval._results import ModelInfo, PlanRow, SpecialTokens
 from jang_proto.runtime.v1 import runtime_pb2, runtime_pb2_grpc
 
 TIMEOUT_SECONDS_MAX = 86400.0
@@ -28,6 +31,46 @@ class Completion:
     prompt_tokens: int
     completion_tokens: int
     seconds: float
+
+
+@dataclass(frozen=True)
+class Score:
+    """How likely a continuation was: natural logarithms of the whole and of its tokens."""
+
+    logprob: float
+    token_logprobs: tuple[float, ...]
+    token_ids: tuple[int, ...]
+    is_greedy: bool
+
+
+# A text, or tokens.
+Context: TypeAlias = str | tuple[int, ...]
+
+# gRPC's own retries. Where the server says how long to wait, or not to ask again, in
+# `grpc-retry-pushback-ms`, that is what they do; 5 is the most that gRPC allows.
+_SERVICE_CONFIG: Final = json.dumps(
+    {
+        "methodConfig": [
+            {
+                "name": [{"service": "jang.runtime.v1.RuntimeService"}],
+                "retryPolicy": {
+                    "maxAttempts": 5,
+                    "initialBackoff": "0.2s",
+                    "maxBackoff": "10s",
+                    "backoffMultiplier": 3,
+                    "retryableStatusCodes": ["UNAVAILABLE", "RESOURCE_EXHAUSTED"],
+                },
+            }
+        ]
+    }
+)
+_CHANNEL_OPTIONS: Final = [
+    # A proxy in the environment is meant for the web, not for the machine in the next room.
+    ("grpc.enable_http_proxy", 0),
+    ("grpc.service_config", _SERVICE_CONFIG),
+    # A row of logits is as long as the vocabulary.
+    ("grpc.max_receive_message_length", 64 * 2**20),
+]
 
 
 class Target:
@@ -50,8 +93,7 @@ class Target:
             raise OptionError(f"timeout: found {timeout:g}, expected {expected}")
         self.address = address
         self._timeout = timeout
-        # A proxy in the environment is meant for the web, not for the machine in the next room.
-        self._channel = grpc.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)])
+        self._channel = grpc.insecure_channel(address, options=_CHANNEL_OPTIONS)
         self._stub = runtime_pb2_grpc.RuntimeServiceStub(self._channel)
 
     def __enter__(self) -> Self:
@@ -80,7 +122,83 @@ class Target:
             has_chat_template=info.has_chat_template,
             source_name=info.source_name,
             source_quantization=info.source_quantization,
+            digest=info.digest,
+            layout=info.layout,
+            special_tokens=SpecialTokens(
+                **{
+                    name: getattr(info.special_tokens, name)
+                    for name in ("bos", "eos", "pad", "unknown")
+                    if info.special_tokens.HasField(name)
+                }
+            ),
+            parameters=info.parameters,
+            bits_per_weight_without_embeddings=info.bits_per_weight_without_embeddings,
+            plan=tuple(
+                PlanRow(
+                    role=row.role,
+                    bits=row.bits if row.HasField("bits") else None,
+                    group_size=row.group_size if row.HasField("group_size") else None,
+                    modules=row.modules,
+                    parameters=row.parameters,
+                    bytes=row.bytes,
+                )
+                for row in info.plan
+            ),
         )
+
+    def tokenize(self, text: str, *, add_special_tokens: bool = True) -> tuple[int, ...]:
+        """Asks for the tokens of a text."""
+        prompt = runtime_pb2.Prompt(text=text, add_special_tokens=add_special_tokens)
+        request = runtime_pb2.TokenizeRequest(prompt=prompt)
+        return tuple(self._call(self._stub.Tokenize, request).token_ids)
+
+    def score(self, context: Context, continuations: Sequence[Context]) -> tuple[Score, ...]:
+        """Asks how likely texts, or tokens, are after a context.
+
+        A text after a text is tokenized as the end of both together, as lm-evaluation-harness does.
+        """
+        request = runtime_pb2.ScoreRequest(
+            context=_prompt(context),
+            continuations=[
+                runtime_pb2.Continuation(text=each)
+                if isinstance(each, str)
+                else runtime_pb2.Continuation(token_ids=runtime_pb2.TokenIds(ids=each))
+                for each in continuations
+            ],
+        )
+        return tuple(
+            Score(
+                logprob=score.logprob,
+                token_logprobs=tuple(score.token_logprobs),
+                token_ids=tuple(score.token_ids),
+                is_greedy=score.is_greedy,
+            )
+            for score in self._call(self._stub.Score, request).scores
+        )
+
+    def logits(
+        self, context: Context, positions: Sequence[int] = ()
+    ) -> Generator[tuple[tuple[int, ...], npt.NDArray[np.float32]]]:
+        """Asks for logits after tokens of a text; yields positions and rows `[n, vocabulary]`.
+
+        Args:
+            context: The text or its tokens.
+            positions: After which tokens, from 0, ascending; all if empty.
+        """
+        request = runtime_pb2.LogitsRequest(prompt=_prompt(context), positions=positions)
+        call = self._stub.Logits(request, timeout=self._timeout)
+        try:
+            for event in call:
+                if event.WhichOneof("event") == "rows":
+                    rows = np.frombuffer(event.rows.values, "<f4")
+                    yield (
+                        tuple(event.rows.positions),
+                        rows.reshape(-1, event.rows.vocabulary_size),
+                    )
+        except grpc.RpcError as error:
+            raise self._explained(error) from error
+        finally:
+            call.cancel()
 
     def complete_chat(self, message: str, *, max_tokens: int, temperature: float) -> Completion:
         """Sends one message of a user and returns the model's reply."""
@@ -128,12 +246,21 @@ class Target:
         try:
             return method(request, timeout=self._timeout)
         except grpc.RpcError as error:
-            template = _EXPLANATIONS.get(error.code(), _REFUSAL)
-            message = template.format(
-                code=error.code().name, details=error.details(), timeout=self._timeout
-            )
-            # Details come from outside, in as many lines as they like.
-            raise TargetError(" ".join(f"server {self.address}: {message}".split())) from error
+            raise self._explained(error) from error
+
+    def _explained(self, error: grpc.RpcError) -> TargetError:
+        # Every error of a call carries a status; grpc's types say so only for the call.
+        code, details = cast(Any, error).code(), cast(Any, error).details()
+        template = _EXPLANATIONS.get(code, _REFUSAL)
+        message = template.format(code=code.name, details=details, timeout=self._timeout)
+        # Details come from outside, in as many lines as they like.
+        return TargetError(" ".join(f"server {self.address}: {message}".split()))
+
+
+def _prompt(context: Context) -> runtime_pb2.Prompt:
+    if isinstance(context, str):
+        return runtime_pb2.Prompt(text=context)
+    return runtime_pb2.Prompt(token_ids=runtime_pb2.TokenIds(ids=context))
 
 
 _EXPLANATIONS = {

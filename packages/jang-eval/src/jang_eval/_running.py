@@ -1,0 +1,95 @@
+"""Runs a task against a server: several questions at a time, resumed where it was interrupted."""
+
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from contextlib import ExitStack
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from time import perf_counter
+
+from jang_eval._evaluation import EvaluationResult, Outcome, Task
+from jang_eval._journal import Journal
+from jang_eval._records import to_json
+from jang_eval._results import check_writable, write_document
+from jang_eval._target import Target
+from jang_eval._version import __version__
+
+
+def run_task(
+    task: Task,
+    target: Target,
+    *,
+    in_flight: int = 4,
+    output: Path | None = None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> EvaluationResult:
+    """Ask a server everything, and judge it.
+
+    Args:
+        task: What to ask.
+        target: The server.
+        in_flight: How many questions to ask at a time.
+        output: Where the result is written; beside it, until then, stands what has come so far
+            (`.FILE.partial`), from which the same call goes on.
+        on_progress: Called with questions answered and questions in all.
+
+    Raises:
+        TargetError: The server is unreachable, too slow, or refuses.
+        ResultFileError: A file cannot be written, or belongs to another run.
+    """
+    begun = perf_counter()
+    model = target.model_info()
+    run = {
+        "task": task.name,
+        "task_version": task.version,
+        "data_sha256": task.data_sha256,
+        "settings": dict(task.settings),
+        "model": model.digest or model.name,
+        "items": len(task.items),
+    }
+    with ExitStack() as stack:
+        if output is None:
+            journal_path = Path(stack.enter_context(TemporaryDirectory())) / "journal"
+        else:
+            check_writable(output)
+            journal_path = output.with_name(f".{output.name}.partial")
+        journal = stack.enter_context(Journal(journal_path, run))
+        _ask_the_rest(task, target, journal, in_flight, on_progress)
+        outcomes = [journal.outcomes[item.id] for item in task.items]
+        result = EvaluationResult(
+            task=task.name,
+            task_version=task.version,
+            data_sha256=task.data_sha256,
+            jang_eval_version=__version__,
+            target=target.address,
+            settings=dict(task.settings),
+            model=model,
+            metrics=tuple(task.aggregate(outcomes)),
+            outcomes=tuple(outcomes),
+            seconds=round(perf_counter() - begun, 3),
+        )
+        if output is not None:
+            write_document(to_json(result), output)
+        journal.remove()
+    return result
+
+
+def _ask_the_rest(
+    task: Task,
+    target: Target,
+    journal: Journal,
+    in_flight: int,
+    on_progress: Callable[[int, int], None],
+) -> None:
+    left = [item for item in task.items if item.id not in journal.outcomes]
+    on_progress(len(task.items) - len(left), len(task.items))
+    with ThreadPoolExecutor(in_flight) as pool:
+        asked: list[Future[Outcome]] = [pool.submit(task.ask, target, item) for item in left]
+        try:
+            for future in as_completed(asked):
+                journal.add(future.result())
+                on_progress(len(journal.outcomes), len(task.items))
+        finally:
+            # Of what has not begun nothing more is asked, whether an answer failed or Ctrl-C came.
+            for future in asked:
+                future.cancel()

@@ -1,0 +1,87 @@
+"""Intervals and tests, so that no number stands alone."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final, TypeAlias, cast
+
+import numpy as np
+import numpy.typing as npt
+
+Doubles: TypeAlias = npt.NDArray[np.float64]
+
+# Of the normal distribution, for 95 %.
+_Z: Final = 1.959963984540054
+_RESAMPLES: Final = 2000
+_LOW, _HIGH = 2.5, 97.5
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A 95 % interval."""
+
+    low: float
+    high: float
+
+
+def wilson(successes: int, count: int) -> Interval:
+    """The interval of a share (Wilson 1927, doi:10.1080/01621459.1927.10502953)."""
+    if count == 0:
+        return Interval(0.0, 1.0)
+    share = successes / count
+    denominator = 1 + _Z**2 / count
+    center = (share + _Z**2 / (2 * count)) / denominator
+    half = _Z * math.sqrt(share * (1 - share) / count + _Z**2 / (4 * count**2)) / denominator
+    return Interval(max(0.0, center - half), min(1.0, center + half))
+
+
+def block_bootstrap(
+    blocks: Sequence[Doubles], statistic: Callable[[Doubles], float], seed: int
+) -> Interval:
+    """The interval of a statistic of values that come in blocks, such as tokens in documents.
+
+    Blocks are drawn with replacement, whole, because values within one are not independent
+    (percentile bootstrap, Efron 1979, doi:10.1214/aos/1176344552).
+
+    Args:
+        blocks: Values `[n]` or rows `[n, k]` of each block.
+        statistic: Of the values of some blocks, one after the other.
+        seed: Of the draws.
+    """
+    draw = np.random.default_rng(seed)
+    found: list[float] = []
+    for _ in range(_RESAMPLES):
+        indices = cast(list[int], draw.integers(len(blocks), size=len(blocks)).tolist())
+        chosen = [blocks[index] for index in indices]
+        found.append(statistic(np.concatenate(chosen)))
+    low, high = np.percentile(found, [_LOW, _HIGH])
+    return Interval(float(low), float(high))
+
+
+def bootstrap_of_means(sums: Doubles, counts: Doubles, seed: int) -> Interval:
+    """`block_bootstrap` of a mean over all values, from each block's sum `[n]` and count `[n]`."""
+    draw = np.random.default_rng(seed)
+    chosen = draw.integers(len(sums), size=(_RESAMPLES, len(sums)))
+    means = sums[chosen].sum(axis=1) / counts[chosen].sum(axis=1)
+    low, high = np.percentile(means, [_LOW, _HIGH])
+    return Interval(float(low), float(high))
+
+
+def sign_test(only_first: int, only_second: int) -> float:
+    """How likely such a difference is where two models are equally good (McNemar's exact test).
+
+    Args:
+        only_first: Questions that only the first model answered rightly.
+        only_second: Questions that only the second did.
+    """
+    count = only_first + only_second
+    if count == 0:
+        return 1.0
+    fewer = min(only_first, only_second)
+    # In logarithms: 2**count is too large for a float from 1024 on.
+    tail = sum(math.exp(_log_binomial(count, k) - count * math.log(2)) for k in range(fewer + 1))
+    return min(1.0, 2 * tail)
+
+
+def _log_binomial(count: int, k: int) -> float:
+    return math.lgamma(count + 1) - math.lgamma(k + 1) - math.lgamma(count - k + 1)

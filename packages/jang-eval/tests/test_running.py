@@ -1,0 +1,136 @@
+"""Running a task: what is asked, what is kept, and going on after an interruption."""
+
+import json
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from jang_eval._errors import ResultFileError, TargetError
+from jang_eval._evaluation import EvaluationResult, Item, Metric, Outcome, Task
+from jang_eval._records import from_json
+from jang_eval._running import run_task
+from jang_eval._statistics import wilson
+from jang_eval._target import Target
+from jang_proto.runtime.v1 import runtime_pb2 as pb
+from jang_proto.runtime.v1 import runtime_pb2_grpc
+
+
+class Tokenizer(runtime_pb2_grpc.RuntimeServiceServicer):
+    """Tokens of a text are its code points; what is asked is kept."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self.lock = threading.Lock()
+        self.refuse_from = 10**9
+        self.busy = 0
+
+    def GetModelInfo(self, request: Any, context: Any) -> Any:
+        return pb.GetModelInfoResponse(name="fake", digest="ab" * 32)
+
+    def Tokenize(self, request: Any, context: grpc.ServicerContext) -> Any:
+        with self.lock:
+            if self.busy:
+                self.busy -= 1
+                context.set_trailing_metadata((("grpc-retry-pushback-ms", "1"),))
+                context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "queue: full")
+            self.asked.append(request.prompt.text)
+            if len(self.asked) > self.refuse_from:
+                context.abort(grpc.StatusCode.INTERNAL, "broken")
+        return pb.TokenizeResponse(token_ids=[ord(each) for each in request.prompt.text])
+
+
+@pytest.fixture
+def server() -> Iterator[tuple[Tokenizer, Target]]:
+    servicer = Tokenizer()
+    with ThreadPoolExecutor(8) as pool:
+        running = grpc.server(pool)
+        runtime_pb2_grpc.add_RuntimeServiceServicer_to_server(servicer, running)
+        port = running.add_insecure_port("127.0.0.1:0")
+        running.start()
+        with Target(f"127.0.0.1:{port}", timeout=10) as target:
+            yield servicer, target
+        running.stop(None).wait()
+
+
+def ask(target: Target, item: Item) -> Outcome:
+    tokens = target.tokenize(item.content)
+    return Outcome(item.id, item.group, {"tokens": len(tokens)}, {"text": item.content})
+
+
+def aggregate(outcomes: Sequence[Outcome]) -> list[Metric]:
+    even = sum(outcome.numbers["tokens"] % 2 == 0 for outcome in outcomes)
+    count = len(outcomes)
+    return [Metric("even", even / count, wilson(even, count), "", "higher", count)]
+
+
+def task(count: int = 20, **changes: Any) -> Task:
+    items = [Item(f"{n}", "all", "x" * n) for n in range(1, count + 1)]
+    fields: dict[str, Any] = {"name": "even", "version": 1, "data_sha256": "0" * 64}
+    fields |= {"settings": {"shots": "0"}, "items": items, "ask": ask, "aggregate": aggregate}
+    return Task(**(fields | changes))
+
+
+def test_a_result_has_every_outcome_in_order_and_can_be_read_again(
+    server: tuple[Tokenizer, Target], tmp_path: Path
+) -> None:
+    servicer, target = server
+    seen: list[tuple[int, int]] = []
+    result = run_task(
+        task(), target, output=tmp_path / "r.json", on_progress=lambda *at: seen.append(at)
+    )
+    assert [outcome.id for outcome in result.outcomes] == [f"{n}" for n in range(1, 21)]
+    assert (result.metrics[0].value, result.model.digest) == (0.5, "ab" * 32)
+    assert sorted(servicer.asked, key=len) == ["x" * n for n in range(1, 21)]
+    document = json.loads((tmp_path / "r.json").read_text())
+    assert from_json(EvaluationResult, document) == result
+    assert seen == [(n, 20) for n in range(21)]
+    assert [path.name for path in tmp_path.iterdir()] == ["r.json"]
+
+
+def test_an_interrupted_run_asks_nothing_twice(
+    server: tuple[Tokenizer, Target], tmp_path: Path
+) -> None:
+    servicer, target = server
+    output = tmp_path / "r.json"
+    servicer.refuse_from = 8
+    with pytest.raises(TargetError, match="INTERNAL"):
+        run_task(task(), target, output=output, in_flight=1)
+    assert not output.exists()
+    # One more may have been on its way.
+    assert len(servicer.asked) in (9, 10)
+    # As if killed in the middle of a line.
+    journal = tmp_path / ".r.json.partial"
+    journal.write_text(journal.read_text() + '{"id": "9", "gro')
+    servicer.refuse_from, servicer.asked = 10**9, []
+    result = run_task(task(), target, output=output)
+    assert sorted(servicer.asked, key=len) == ["x" * n for n in range(9, 21)]
+    assert len(result.outcomes) == 20
+    assert not journal.exists()
+
+
+@pytest.mark.parametrize(
+    "changes", [{"version": 2}, {"data_sha256": "1" * 64}, {"settings": {"shots": "5"}}]
+)
+def test_what_was_begun_under_other_rules_is_not_gone_on_with(
+    server: tuple[Tokenizer, Target], tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    servicer, target = server
+    servicer.refuse_from = 3
+    with pytest.raises(TargetError):
+        run_task(task(), target, output=tmp_path / "r.json", in_flight=1)
+    before = (tmp_path / ".r.json.partial").read_bytes()
+    with pytest.raises(ResultFileError, match=r"\.r\.json\.partial: .* found .* expected"):
+        run_task(task(**changes), target, output=tmp_path / "r.json")
+    assert (tmp_path / ".r.json.partial").read_bytes() == before
+
+
+def test_a_busy_server_is_asked_again_when_it_says(server: tuple[Tokenizer, Target]) -> None:
+    servicer, target = server
+    servicer.busy = 3
+    assert target.tokenize("abc") == (97, 98, 99)
+    assert servicer.asked == ["abc"]
