@@ -161,6 +161,10 @@ def _channel_options(options: ServiceOptions) -> Sequence[tuple[str, int]]:
         ("grpc.max_receive_message_length", options.max_message_bytes),
         # Two servers on one port would answer in turns.
         ("grpc.so_reuseport", 0),
+        # A client's machine that is gone is noticed, and its requests end, within a minute or two.
+        ("grpc.keepalive_time_ms", 60_000),
+        ("grpc.keepalive_timeout_ms", 20_000),
+        ("grpc.http2.min_ping_interval_without_data_ms", 30_000),
     ]
 
 

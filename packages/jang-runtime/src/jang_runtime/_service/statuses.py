@@ -111,8 +111,19 @@ async def abort(
     """
     status = rpc_status.to_status(status_of(error))
     await context.abort(
-        status.code, status.details, (*(status.trailing_metadata or ()), *trailing_metadata)
+        status.code,
+        status.details,
+        (*(status.trailing_metadata or ()), *trailing_metadata, _pushback(error)),
     )
+
+
+def _pushback(error: BaseException) -> tuple[str, str]:
+    """RetryInfo for the retries that are built into gRPC's clients, in every language.
+
+    A number below 0 forbids them (https://github.com/grpc/proposal/blob/master/A6-client-retries.md).
+    """
+    delay = error.retry_after if isinstance(error, QueueFullError | NotServingError) else None
+    return "grpc-retry-pushback-ms", "-1" if delay is None else str(round(delay * 1000))
 
 
 def _row(error: BaseException) -> _Row:
