@@ -15,6 +15,7 @@ import mlx.core as mx
 from jang_runtime._caches import Caches, ForwardPass, extend, extract, keep_rows, merged
 from jang_runtime._events import TokenLogprobs
 from jang_runtime._logprobs import MeasuredTokens, measure, read
+from jang_runtime._ranks.group import ONE_RANK, Ranks
 from jang_runtime._sampling import Chooser
 
 # MLX keeps freed buffers for reuse; batches of growing lengths leave ever more of them.
@@ -85,12 +86,17 @@ class Batch:
     Args:
         forward: The model.
         keep: Gets the tokens and the caches of rows that leave; None if nobody wants them.
+        ranks: The processes that have to choose the same tokens.
     """
 
     def __init__(
-        self, forward: ForwardPass, keep: Callable[[list[int], Caches], None] | None = None
+        self,
+        forward: ForwardPass,
+        keep: Callable[[list[int], Caches], None] | None = None,
+        ranks: Ranks = ONE_RANK,
     ) -> None:
         self._forward = forward
+        self._ranks = ranks
         self._keep = keep
         self._rows: list[Row] = []
         self._caches: Caches = []
@@ -111,6 +117,7 @@ class Batch:
         """
         logits = self._forward(mx.array([row.tokens[-1:]]), caches)[:, -1]
         token, measured = _choose(row, logits, row.outputs)
+        token = self._ranks.of_first(token)
         arrays = measured.arrays() if measured else ()
         mx.async_eval(token, *arrays)  # pyright: ignore[reportUnknownMemberType]
         row.cached = len(row.tokens)
@@ -211,7 +218,8 @@ class Batch:
                     tokens[n], measured[n] = _choose(row, logits[n : n + 1], row.outputs + 1)
                 except Exception as error:  # noqa: BLE001 - reported as the row's end
                     failures[row] = error
-        self._pending = _Pending(mx.concatenate(tokens) if len(tokens) > 1 else tokens[0], measured)
+        chosen = self._ranks.of_first(mx.concatenate(tokens) if len(tokens) > 1 else tokens[0])
+        self._pending = _Pending(chosen, measured)
         arrays = [array for each in measured if each is not None for array in each.arrays()]
         mx.async_eval(self._pending.tokens, *arrays)  # pyright: ignore[reportUnknownMemberType]
         self._steps += 1

@@ -8,6 +8,7 @@ import mlx.core as mx
 
 from jang_runtime._caches import Caches
 from jang_runtime._errors import CacheTooSmallError
+from jang_runtime._ranks.group import ONE_RANK, Ranks
 from jang_runtime._requests import (
     DEFAULT_MAX_TOKENS,
     GenerationRequest,
@@ -108,11 +109,13 @@ class CacheRoom:
     Until `learn` has seen caches nothing is known to cost anything.
 
     Args:
-        limit: Bytes.
+        limit: Bytes, of each process.
+        ranks: The processes; what does not fit into one of them fits nowhere.
     """
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, ranks: Ranks = ONE_RANK) -> None:
         self.limit = limit
+        self._ranks = ranks
         self._cost: CacheCost | None = None
         self._taken: dict[Ticket, CacheNeed] = {}
 
@@ -136,13 +139,15 @@ class CacheRoom:
         Raises:
             CacheTooSmallError: If waiting would not help.
         """
-        alone = self._bytes([need])
+        alone, together = self._ranks.largest(
+            [self._bytes([need]), self._bytes([*self._taken.values(), need])]
+        )
         if alone > self.limit:
             raise CacheTooSmallError(
                 f"cache: found {need.tokens} tokens of prompt and answer in {need.rows} rows, "
                 f"{alone} bytes of keys and values, expected at most {self.limit}"
             )
-        if self._bytes([*self._taken.values(), need]) > self.limit:
+        if together > self.limit:
             return False
         self._taken[ticket] = need
         return True

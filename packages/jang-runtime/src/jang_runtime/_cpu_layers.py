@@ -76,6 +76,36 @@ class FloatEmbedding(nn.Embedding):
         return _native().float_linear(x, self.weight)
 
 
+def _packed_part(layer: Any, x: mx.array) -> mx.array:
+    """X `[..., in]` to the outputs of this rank: `nn.QuantizedAllToShardedLinear`."""
+    y = _packed_product(layer, x)
+    return y + layer.bias if "bias" in layer else y
+
+
+def _packed_sum(layer: Any, x: mx.array) -> mx.array:
+    """X of this rank to the sum over all ranks: `nn.QuantizedShardedToAllLinear`."""
+    y = mx.distributed.all_sum(_packed_product(layer, x), group=layer.group)
+    return y + layer.bias if "bias" in layer else y
+
+
+def _packed_product(layer: Any, x: mx.array) -> mx.array:
+    return _native().packed_linear(
+        x, layer.weight, layer.scales, layer.biases, layer.group_size, layer.bits
+    )
+
+
+def _float_part(layer: Any, x: mx.array) -> mx.array:
+    """X `[..., in]` to the outputs of this rank: `nn.AllToShardedLinear`."""
+    y = _native().float_linear(x, layer.weight)
+    return y + layer.bias if "bias" in layer else y
+
+
+def _float_sum(layer: Any, x: mx.array) -> mx.array:
+    """X of this rank to the sum over all ranks: `nn.ShardedToAllLinear`."""
+    y = mx.distributed.all_sum(_native().float_linear(x, layer.weight), group=layer.group)
+    return y + layer.bias if "bias" in layer else y
+
+
 def _gather(layer: Any, x: mx.array, indices: mx.array, sorted_indices: bool = False) -> mx.array:
     """X `[..., 1, in]` through the expert of each index, to `[..., 1, out]`.
 
@@ -163,16 +193,23 @@ def _replacements() -> dict[type[nn.Module], type[nn.Module]]:
     from mlx_lm.models.mla import QuantizedMultiLinear
     from mlx_lm.models.switch_layers import QuantizedSwitchLinear
 
-    experts = type("PackedSwitchLinear", (QuantizedSwitchLinear,), {"__call__": _gather})
-    heads = type("PackedMultiLinear", (QuantizedMultiLinear,), {"__call__": _multiply_heads})
-    return {
+    replacements: dict[type[nn.Module], type[nn.Module]] = {
         nn.QuantizedLinear: PackedLinear,
         nn.QuantizedEmbedding: PackedEmbedding,
         nn.Linear: FloatLinear,
         nn.Embedding: FloatEmbedding,
-        QuantizedSwitchLinear: experts,
-        QuantizedMultiLinear: heads,
     }
+    computed_by: dict[type[nn.Module], Callable[..., mx.array]] = {
+        QuantizedSwitchLinear: _gather,
+        QuantizedMultiLinear: _multiply_heads,
+        nn.QuantizedAllToShardedLinear: _packed_part,
+        nn.QuantizedShardedToAllLinear: _packed_sum,
+        nn.AllToShardedLinear: _float_part,
+        nn.ShardedToAllLinear: _float_sum,
+    }
+    for cls, call in computed_by.items():
+        replacements[cls] = type(f"Native{cls.__name__}", (cls,), {"__call__": call})
+    return replacements
 
 
 def _fits(module: nn.Module) -> bool:

@@ -4,9 +4,11 @@ Callers submit requests from any thread and receive events through a function th
 thread calls; it has to hand them on (to a queue, to an event loop) and return at once.
 """
 
+import logging
 import threading
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Callable
+from dataclasses import replace
+from enum import Enum
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import TypeAlias
@@ -14,15 +16,29 @@ from typing import TypeAlias
 import mlx.core as mx
 
 from jang_runtime._errors import EngineStoppedError, GenerationError, JangRuntimeError
-from jang_runtime._model import ModelInfo, load
+from jang_runtime._memory import weights_wired
+from jang_runtime._model import ModelInfo
 from jang_runtime._options import EngineOptions
-from jang_runtime._requests import Request
+from jang_runtime._ranks.group import LaunchedRanks, OneRank, Ranks
+from jang_runtime._ranks.start import start
+from jang_runtime._ranks.steps import tell
+from jang_runtime._requests import GenerationRequest, Request
+from jang_runtime._sampling import seeded
 from jang_runtime._scheduler import Scheduler
 from jang_runtime._statistics import EngineStatistics
 from jang_runtime._tickets import Listener, Ticket
 
-# None ends the thread; a function is called in it.
-_Command: TypeAlias = Ticket | Callable[[Scheduler], None] | None
+_log = logging.getLogger("jang_runtime")
+
+
+class _Signal(Enum):
+    END = 0
+    # Something that the scheduler looks at has changed.
+    LOOK = 1
+
+
+# An event asks for the prefix cache to be cleared, and is set once that is done.
+_Command: TypeAlias = Ticket | threading.Event | _Signal
 
 
 class Engine:
@@ -32,6 +48,7 @@ class Engine:
         path: The model's directory.
         name: The model's name; the directory's if None.
         options: How it runs requests; the defaults if None.
+        connect: Finds the processes that run the model with this one, in the engine's thread.
 
     Attributes:
         path: As given.
@@ -41,10 +58,15 @@ class Engine:
     Raises:
         ModelError: If the directory is no model that can be run, or not with these options.
         InvalidRequestError: If an option is out of range.
+        EngineStoppedError: If the processes do not come together.
     """
 
     def __init__(
-        self, path: Path, name: str | None = None, options: EngineOptions | None = None
+        self,
+        path: Path,
+        name: str | None = None,
+        options: EngineOptions | None = None,
+        connect: Callable[[], OneRank | LaunchedRanks] = OneRank,
     ) -> None:
         self.path = path
         self.options = options or EngineOptions()
@@ -56,7 +78,7 @@ class Engine:
         self._statistics = EngineStatistics()
         self._thread = threading.Thread(
             target=self._run,
-            args=(path, name, self.options),
+            args=(path, name, self.options, connect),
             name="jang-engine",
             daemon=True,
         )
@@ -108,6 +130,9 @@ class Engine:
         Raises:
             EngineStoppedError: If the engine has ended.
         """
+        if isinstance(request, GenerationRequest):
+            # Other processes have to draw the same.
+            request = replace(request, sampling=seeded(request.sampling))
         ticket = Ticket(request, listener, has_room, self._wake)
         self._command(ticket)
         return ticket
@@ -120,12 +145,7 @@ class Engine:
         """
         done = threading.Event()
 
-        def clear(scheduler: Scheduler) -> None:
-            scheduler.clear_prefix_cache()
-            self._statistics = scheduler.statistics()
-            done.set()
-
-        self._command(clear)
+        self._command(done)
         while not done.wait(0.1):
             if not self._thread.is_alive() and not done.is_set():
                 raise EngineStoppedError("the engine has stopped")
@@ -134,12 +154,12 @@ class Engine:
         """Cancel the requests under way and those that wait, and end the thread."""
         with self._closing:
             self._closed = True
-            self._commands.put(None)
+            self._commands.put(_Signal.END)
         self._thread.join()
 
     def _wake(self) -> None:
         # An engine that has ended looks at nothing any more.
-        self._commands.put(_look_again)
+        self._commands.put(_Signal.LOOK)
 
     def _command(self, command: _Command) -> None:
         with self._closing:
@@ -147,76 +167,83 @@ class Engine:
                 raise EngineStoppedError("the engine has stopped")
             self._commands.put(command)
 
-    def _run(self, path: Path, name: str | None, options: EngineOptions) -> None:
+    def _run(
+        self,
+        path: Path,
+        name: str | None,
+        options: EngineOptions,
+        connect: Callable[[], OneRank | LaunchedRanks],
+    ) -> None:
         """The engine's thread."""
         scheduler: Scheduler | None = None
+        error = EngineStoppedError("the engine has stopped")
         try:
             try:
-                loaded = load(path, name)
-                scheduler = Scheduler(loaded, options)
-            except JangRuntimeError as error:
-                self._loaded.put(error)
+                ranks = connect()
+                info, scheduler = start(path, name, options, ranks)
+            except JangRuntimeError as its_error:
+                self._loaded.put(its_error)
                 return
             # Whoever made the engine waits for an answer, whatever went wrong.
-            except BaseException as error:
-                self._loaded.put(GenerationError(f"loading {path} failed: {error!r}"))
+            except BaseException as its_error:
+                self._loaded.put(GenerationError(f"loading {path} failed: {its_error!r}"))
                 raise
             self._statistics = scheduler.statistics()
-            self._loaded.put(loaded.info)
-            with _weights_wired():
-                self._serve(scheduler)
+            self._loaded.put(info)
+            with weights_wired():
+                self._serve(scheduler, ranks)
+        except EngineStoppedError as its_error:
+            _log.error("%s", its_error)
+            error = its_error
         finally:
-            self._end(scheduler)
+            self._end(scheduler, error)
             # Without this a thread that used MLX can abort the process at exit.
             mx.clear_streams()
 
-    def _serve(self, scheduler: Scheduler) -> None:
+    def _serve(self, scheduler: Scheduler, ranks: Ranks) -> None:
+        idle_steps = 0
         while True:
-            waits = not scheduler.has_work(scheduler.look_outside())
-            for command in self._new_commands(waits):
-                if command is None:
-                    scheduler.cancel_all()
-                    return
-                if isinstance(command, Ticket):
-                    scheduler.submit(command)
-                else:
-                    command(scheduler)
-            scheduler.step(scheduler.look_outside())
+            has_work = scheduler.has_work(scheduler.look_outside())
+            idle_steps = 0 if has_work else idle_steps + 1
+            commands = self._new_commands(0 if has_work else ranks.rest(idle_steps))
+            tickets = [command for command in commands if isinstance(command, Ticket)]
+            cleared = [command for command in commands if isinstance(command, threading.Event)]
+            ends = _Signal.END in commands
+            for ticket in tickets:
+                scheduler.submit(ticket)
+            outside = scheduler.look_outside()
+            tell(ranks, scheduler, tickets, outside, clears=bool(cleared), ends=ends)
+            if ends:
+                scheduler.cancel_all()
+                return
+            if cleared:
+                scheduler.clear_prefix_cache()
+                self._statistics = scheduler.statistics()
+            for event in cleared:
+                event.set()
+            scheduler.step(outside)
             self._statistics = scheduler.statistics()
 
-    def _new_commands(self, wait: bool) -> list[_Command]:
-        commands: list[_Command] = [self._commands.get()] if wait else []
-        while True:
-            try:
-                commands.append(self._commands.get_nowait())
-            except Empty:
-                return commands
+    def _new_commands(self, wait: float | None) -> list[_Command]:
+        """Those that have come; for the first one `wait` seconds at most, or for ever."""
+        commands: list[_Command] = []
+        try:
+            commands.append(self._commands.get(timeout=wait) if wait != 0 else self._next())
+            while True:
+                commands.append(self._next())
+        except Empty:
+            return commands
 
-    def _end(self, scheduler: Scheduler | None) -> None:
+    def _next(self) -> _Command:
+        return self._commands.get_nowait()
+
+    def _end(self, scheduler: Scheduler | None, error: EngineStoppedError) -> None:
         """Tell all that still wait, whether the engine was closed or its thread dies."""
-        error = EngineStoppedError("the engine has stopped")
         with self._closing:
             self._closed = True
         if scheduler is not None:
             scheduler.stop(error)
             self._statistics = scheduler.statistics()
-        for command in self._new_commands(wait=False):
+        for command in self._new_commands(0):
             if isinstance(command, Ticket):
                 command.fail(error)
-
-
-def _look_again(scheduler: Scheduler) -> None:
-    """A command that changes nothing but ends the wait for one."""
-
-
-@contextmanager
-def _weights_wired() -> Generator[None]:
-    """Keep weights from being paged out between passes where that can be, on Metal."""
-    from mlx_lm.utils import maybe_set_recommended_wired_limit
-
-    before = maybe_set_recommended_wired_limit()
-    try:
-        yield
-    finally:
-        if before is not None:
-            mx.set_wired_limit(before)

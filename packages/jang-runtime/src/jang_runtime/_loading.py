@@ -4,8 +4,8 @@ Tensors are read when they are evaluated, and quantized ones are never expanded.
 width are MLX's own; blocks of several widths have modules of ours.
 """
 
-from collections.abc import Mapping
-from typing import Any, cast
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias, cast
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -21,9 +21,18 @@ from jang_runtime._mapping import map_weights
 from jang_runtime._native import cpu_kernels
 
 Weights = dict[str, mx.array]
+# Makes a model by the function that it gets, and leaves of it what this process is to run.
+Take: TypeAlias = Callable[[Callable[[], nn.Module]], nn.Module]
 
 
-def load_model(directory: ModelDirectory, config: Mapping[str, Any], backend: Backend) -> nn.Module:
+def whole(make: Callable[[], nn.Module]) -> nn.Module:
+    """All of a model."""
+    return make()
+
+
+def load_model(
+    directory: ModelDirectory, config: Mapping[str, Any], backend: Backend, take: Take = whole
+) -> nn.Module:
     """The model of a directory, ready to run; weights are read when they are evaluated.
 
     On the CPU activations are float32, for MLX's sums of 16-bit numbers are too coarse there, and
@@ -33,6 +42,12 @@ def load_model(directory: ModelDirectory, config: Mapping[str, Any], backend: Ba
         ModelError: If tensors, config and the architecture do not fit each other.
     """
     _refuse_foreign(config)
+    model = take(lambda: _placed(directory, config, backend))
+    return _for_the_cpu(model) if backend == "cpu" else model
+
+
+def _placed(directory: ModelDirectory, config: Mapping[str, Any], backend: Backend) -> nn.Module:
+    """The modules of a model with their weights, as MLX's classes or those of blocks."""
     model = architecture.build_model(config)
     weights = _read(directory, backend)
     if directory.layout is BLOCK_LAYOUT:
@@ -43,7 +58,7 @@ def load_model(directory: ModelDirectory, config: Mapping[str, Any], backend: Ba
         _place_quantized(model, quantization, weights)
     model.eval()
     model.load_weights(list(weights.items()))
-    return _for_the_cpu(model) if backend == "cpu" else model
+    return model
 
 
 def _read(directory: ModelDirectory, backend: Backend) -> Weights:

@@ -6,6 +6,8 @@ Programs that must not import us run it as a file.
 import re
 import resource
 import sys
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -30,6 +32,20 @@ def half_of_free_memory(backend: str) -> int:
         backend: "cpu", "metal" or "cuda".
     """
     return max(1, _free(backend) // 2)
+
+
+@contextmanager
+def weights_wired() -> Generator[None]:
+    """Keep weights from being paged out between passes where that can be, on Metal."""
+    import mlx.core as mx  # only where a model runs
+    from mlx_lm.utils import maybe_set_recommended_wired_limit
+
+    before = maybe_set_recommended_wired_limit()
+    try:
+        yield
+    finally:
+        if before is not None:
+            mx.set_wired_limit(before)
 
 
 def _free(backend: str) -> int:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -11,7 +11,7 @@ import mlx.nn as nn
 from jang_format import JangFormatError, SummaryRow, read_directory, summarize
 from jang_runtime._backend import Backend, detect_backend
 from jang_runtime._errors import ModelError
-from jang_runtime._loading import load_model
+from jang_runtime._loading import Take, load_model, whole
 
 if TYPE_CHECKING:
     from mlx_lm.tokenizer_utils import TokenizerWrapper
@@ -39,6 +39,8 @@ class ModelInfo:
     bits_per_weight_without_embeddings: float
     special_tokens: "SpecialTokens"
     plan: tuple[SummaryRow, ...]
+    ranks: int = 1
+    sharding: Literal["none", "tensor", "pipeline"] = "none"
 
 
 @dataclass(frozen=True)
@@ -60,8 +62,13 @@ class LoadedModel:
     info: ModelInfo
 
 
-def load(path: Path, name: str | None = None) -> LoadedModel:
+def load(path: Path, name: str | None = None, take: Take = whole) -> LoadedModel:
     """Load a model directory of either layout; quantized weights stay packed.
+
+    Args:
+        path: The directory.
+        name: The model's name; the directory's if None.
+        take: What of the model to run.
 
     Raises:
         ModelError: If the directory is no model that can be run.
@@ -76,7 +83,7 @@ def load(path: Path, name: str | None = None) -> LoadedModel:
         # A config that does not say is one of an old or recurrent model; 2048 was usual.
         context_length = _size(config, "max_position_embeddings", 2048)
         vocabulary_size = _size(config, "vocab_size", 0)
-        model = load_model(directory, config, backend)
+        model = load_model(directory, config, backend, take)
         # Before the weights are read, for it takes memory for a moment.
         tokenizer = load_tokenizer(path)
         mx.eval(model.parameters())  # pyright: ignore[reportUnknownMemberType] - open in the stubs

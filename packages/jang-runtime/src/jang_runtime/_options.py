@@ -1,12 +1,15 @@
 """How an engine runs requests."""
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal, TypeAlias
 
 from jang_runtime._caches import KVQuantization
 from jang_runtime._errors import InvalidRequestError
 
 _MOST_AT_ONCE: Final = 256
+
+# How a model is split over several processes; "auto" takes tensor where that can be done.
+Sharding: TypeAlias = Literal["auto", "tensor", "pipeline"]
 
 
 @dataclass(frozen=True)
@@ -22,12 +25,14 @@ class EngineOptions:
             not counted; None takes half of what is free once the model is loaded. Requests for
             which there is no room wait.
         kv_quantization: Keys and values in few bits; None keeps them exact.
+        sharding: How the model is split where several processes run it.
     """
 
     max_active: int = 16
     prefix_cache_bytes: int = 512 * 10**6
     kv_quantization: KVQuantization | None = None
     cache_bytes: int | None = None
+    sharding: Sharding = "auto"
 
 
 def check_options(options: EngineOptions) -> None:

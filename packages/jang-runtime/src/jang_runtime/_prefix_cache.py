@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from jang_runtime._caches import Caches, can_trim, compact, copied, size_in_bytes, trim
+from jang_runtime._ranks.group import ONE_RANK, Ranks
 
 # Each look-up compares the prompt with all of them, some microseconds each.
 _MOST_ENTRIES: Final = 256
@@ -25,18 +26,25 @@ class _Entry:
     tokens: _Tokens
     caches: Caches
     size: int
+    can_trim: bool
 
     def usable(self, tokens: _Tokens) -> int:
         """How many of the first `tokens` this entry's caches can stand for."""
         common = common_length(self.tokens, tokens)
-        return common if common == len(self.tokens) or can_trim(self.caches) else 0
+        return common if common == len(self.tokens) or self.can_trim else 0
 
 
 class PrefixCache:
-    """Keeps the most recently used caches within a limit in bytes; 0 keeps none."""
+    """Keeps the most recently used caches.
 
-    def __init__(self, limit: int) -> None:
+    Args:
+        limit: In bytes; 0 keeps none.
+        ranks: The processes that have to keep the same, though their layers' caches may differ.
+    """
+
+    def __init__(self, limit: int, ranks: Ranks = ONE_RANK) -> None:
         self._limit = limit
+        self._ranks = ranks
         # The least recently used is first.
         self._entries: list[_Entry] = []
         self.lookups = 0
@@ -81,10 +89,10 @@ class PrefixCache:
         if any(entry.usable(text) == len(text) for entry in self._entries):
             return
         kept = compact(caches)
-        size = size_in_bytes(kept)
+        cannot_trim, size = self._ranks.largest([not can_trim(kept), size_in_bytes(kept)])
         if size > self._limit:
             return
-        new = _Entry(text, kept, size)
+        new = _Entry(text, kept, size, not cannot_trim)
         # What the new one can stand for is not kept twice.
         self._entries = [
             entry for entry in self._entries if new.usable(entry.tokens) < len(entry.tokens)

@@ -8,7 +8,7 @@ of the token, so that a request's draws depend on nothing but its own logits.
 import hashlib
 import secrets
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import mlx.core as mx
 
@@ -53,12 +53,17 @@ class Chooser:
         return drawn if ids is None else mx.take_along_axis(ids, drawn[:, None], axis=-1)[:, 0]
 
 
+def seeded(sampling: Sampling) -> Sampling:
+    """The same with a seed, drawn if it has none."""
+    return sampling if sampling.seed is not None else replace(sampling, seed=secrets.randbits(64))
+
+
 def make_chooser(sampling: Sampling) -> Chooser:
     """The chooser of a request; without a seed it gets one of its own."""
     back = looks_back(sampling)
     return Chooser(
         sampling=sampling,
-        seed=sampling.seed if sampling.seed is not None else secrets.randbits(64),
+        seed=seeded(sampling).seed or 0,
         is_plain=sampling.temperature == 0 and not back and not sampling.logit_bias,
         looks_back=back,
     )

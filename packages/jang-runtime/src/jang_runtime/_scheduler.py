@@ -4,7 +4,7 @@ import logging
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, TypeAlias
 
 import mlx.core as mx
@@ -14,6 +14,7 @@ from jang_runtime._cache_room import CacheRoom, cache_need
 from jang_runtime._caches import ForwardPass, check_kv_quantization, why_alone
 from jang_runtime._errors import (
     CacheTooSmallError,
+    EngineStoppedError,
     GenerationError,
     InvalidRequestError,
     JangRuntimeError,
@@ -25,6 +26,7 @@ from jang_runtime._model import LoadedModel
 from jang_runtime._options import EngineOptions, check_options
 from jang_runtime._prefix_cache import PrefixCache
 from jang_runtime._prompts import in_tokens
+from jang_runtime._ranks.group import ONE_RANK, Ranks
 from jang_runtime._requests import (
     GenerationRequest,
     LogitsRequest,
@@ -62,27 +64,36 @@ class Outside:
 class Scheduler:
     """Runs requests on a model, in the thread that owns it.
 
+    Args:
+        loaded: The model, or this process's part of it.
+        options: How to run requests.
+        ranks: The processes that run the model, and take the same decisions.
+
     Raises:
         InvalidRequestError: If an option is out of range.
         ModelError: If the architecture cannot do what an option asks for.
     """
 
-    def __init__(self, loaded: LoadedModel, options: EngineOptions) -> None:
+    def __init__(
+        self, loaded: LoadedModel, options: EngineOptions, ranks: Ranks = ONE_RANK
+    ) -> None:
         check_options(options)
         if options.kv_quantization is not None:
             check_kv_quantization(loaded, options.kv_quantization)
         self._loaded = loaded
+        self._ranks = ranks
         alone = why_alone(loaded, options.kv_quantization)
         if alone is not None:
             _log.info("%s: one request at a time: %s", loaded.info.architecture, alone)
-        self._most = options.max_active if alone is None else 1
+        (is_alone,) = ranks.largest([alone is not None])
+        self._most = 1 if is_alone else options.max_active
         self._forward = ForwardPass(
             loaded.model, loaded.info.vocabulary_size, options.kv_quantization
         )
-        self._known = PrefixCache(options.prefix_cache_bytes)
-        self._room = CacheRoom(
-            options.cache_bytes or half_of_free_memory(self._loaded.info.backend)
-        )
+        self._known = PrefixCache(options.prefix_cache_bytes, ranks)
+        room = options.cache_bytes or half_of_free_memory(self._loaded.info.backend)
+        (smallest,) = ranks.largest([-room])
+        self._room = CacheRoom(-smallest, ranks)
         # Every request that has not ended, wherever it is.
         self._open: dict[Ticket, None] = {}
         self._waiting: deque[Ticket] = deque()
@@ -105,6 +116,16 @@ class Scheduler:
             cancelled=[ticket for ticket in self._open if ticket.is_cancelled()],
             blocked={ticket for ticket in self._open if not ticket.has_room()},
         )
+
+    def open_tickets(self) -> tuple[Ticket, ...]:
+        """Every request that has not ended, in the order in which they came."""
+        return tuple(self._open)
+
+    def decided(self) -> bytes:
+        """What tells this scheduler's decisions from others."""
+        # Not those that wait: rank 0 may have new ones already. Not bytes: layers differ.
+        own = {"queued": 0, "cache_bytes_reserved": 0, "active_memory": 0, "peak_memory": 0}
+        return repr(replace(self.statistics(), **own)).encode()
 
     def has_work(self, outside: Outside) -> bool:
         """Whether a step would do anything."""
@@ -178,7 +199,8 @@ class Scheduler:
         return len(self._generations) + len(self._scorings) + len(self._decoding)
 
     def _new_batch(self) -> Batch:
-        return Batch(self._forward, self._known.put if self._known.is_on else None)
+        keep = self._known.put if self._known.is_on else None
+        return Batch(self._forward, keep, self._ranks)
 
     def _begin(self, ticket: Ticket) -> bool:
         """Begin a request, which may fail of it; False if it has to wait for memory."""
@@ -298,7 +320,12 @@ class Scheduler:
             batch.leave(token.row)
 
     def _lose(self, batch: Batch, error: BatchError) -> None:
-        """A batch has failed: its rows begin again, each alone; one that was alone fails."""
+        """A batch has failed: its rows begin again, each alone; one that was alone fails.
+
+        Raises:
+            EngineStoppedError: If there are other processes, which may have gone on.
+        """
+        self._ranks.fault(error)
         _log.warning("a batch failed: %s", error, exc_info=error)
         tasks = [task for task, its in self._decoding.values() if its is batch]
         if batch is self._batch:
@@ -362,7 +389,10 @@ class Scheduler:
             work()
         except (InvalidRequestError, CacheTooSmallError) as error:
             self._fail(ticket, error)
+        except EngineStoppedError:
+            raise
         except Exception as error:  # noqa: BLE001 - a request that fails fails alone
+            self._ranks.fault(error)
             _log.exception("a request failed in the engine")
             self._fail(ticket, GenerationError(f"generation failed: {error!r}"))
         else:

@@ -38,6 +38,9 @@ from jang_runtime._engine import Engine
 from jang_runtime._errors import EngineStoppedError, InvalidRequestError, JangRuntimeError
 from jang_runtime._memory import resident
 from jang_runtime._options import EngineOptions
+from jang_runtime._ranks.follower import follow
+from jang_runtime._ranks.group import connect, launched_rank
+from jang_runtime._ranks.start import AnotherRankError
 from jang_runtime._requests import GenerationRequest, Logprobs, Sampling, Stopping
 from jang_runtime._service.command_options import (
     AuthTokensOption,
@@ -54,6 +57,7 @@ from jang_runtime._service.command_options import (
     MaxTokensLimitOption,
     MetricsOption,
     PrefixCacheOption,
+    ShardingOption,
     ThreadsOption,
     TlsCertOption,
     TlsClientCaOption,
@@ -216,6 +220,7 @@ def serve(
     cache_memory: CacheMemoryOption = None,
     prefix_cache: PrefixCacheOption = EngineOptions.prefix_cache_bytes // 10**6,
     drain_seconds: DrainSecondsOption = ServiceOptions.drain_seconds,
+    sharding: ShardingOption = EngineOptions.sharding,
     threads: ThreadsOption = None,
     kv_bits: KVBitsOption = None,
     kv_start: KVStartOption = KVQuantization.start,
@@ -248,9 +253,16 @@ def serve(
             prefix_cache_bytes=prefix_cache * 10**6,
             kv_quantization=kv_quantization(kv_bits, kv_start),
             cache_bytes=None if cache_memory is None else cache_memory * 10**6,
+            sharding=sharding,
         )
         try:
-            asyncio.run(serve_engine(model, options, engine_options, _announce))
+            if launched_rank():
+                follow(model, engine_options, drain_seconds)
+            else:
+                asyncio.run(serve_engine(model, options, engine_options, _announce, connect))
+        except AnotherRankError as error:
+            # One of them says why.
+            raise typer.Exit(2) from error
         except EngineStoppedError as error:
             # Not the user's mistake, which would be 2.
             typer.echo(f"error: {error}", err=True)

@@ -5,6 +5,7 @@ from typing import Annotated, Final
 
 import typer
 
+from jang_runtime._options import Sharding
 from jang_runtime._service.logs import LogFormat
 
 _SECURITY: Final = "Who may call"
@@ -14,6 +15,14 @@ _OPERATION: Final = "Operation"
 ListenOption = Annotated[
     str,
     typer.Option(metavar="HOST:PORT", help="Where to listen; port 0 takes a free one."),
+]
+ShardingOption = Annotated[
+    Sharding,
+    typer.Option(
+        "--sharding",
+        help="Under mlx.launch: whether each process has a part of every matrix, or some layers.",
+        rich_help_panel=_OPERATION,
+    ),
 ]
 ThreadsOption = Annotated[
     int | None,

@@ -11,6 +11,7 @@ from typing import Final, TypeVar
 from jang_runtime._engine import Engine
 from jang_runtime._errors import EngineStoppedError, JangRuntimeError
 from jang_runtime._options import EngineOptions
+from jang_runtime._ranks.group import LaunchedRanks, OneRank
 from jang_runtime._service.logs import log_event
 from jang_runtime._service.options import ServiceOptions
 from jang_runtime._service.server import Server
@@ -33,6 +34,7 @@ async def serve(
     options: ServiceOptions,
     engine_options: EngineOptions,
     announce: Callable[[str, Engine], None],
+    connect: Callable[[], OneRank | LaunchedRanks] = OneRank,
 ) -> None:
     """Load a model and serve it until SIGINT or SIGTERM.
 
@@ -44,6 +46,7 @@ async def serve(
         options: How to serve.
         engine_options: How requests are run.
         announce: Called with the address and the engine when requests are let in.
+        connect: Finds the processes that run the model with this one.
 
     Raises:
         JangRuntimeError: If the model cannot be loaded or the address is not to be had.
@@ -56,7 +59,7 @@ async def serve(
     address = await server.listen()
     engine: Engine | None = None
     try:
-        loading = _in_thread(lambda: Engine(path, options=engine_options))
+        loading = _in_thread(lambda: Engine(path, options=engine_options, connect=connect))
         if await _either(first, loading):
             raise LoadInterruptedError("a signal came while the model was loaded")
         engine = await loading

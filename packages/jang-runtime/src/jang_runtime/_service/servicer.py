@@ -204,8 +204,8 @@ class RuntimeServicer(runtime_pb2_grpc.RuntimeServiceServicer):
         return pb.GetServerInfoResponse(
             version=version("jang-runtime"),
             backend=describe_backend(served.engine.info.backend),
-            ranks=1,
-            sharding=_SHARDINGS["none"],
+            ranks=served.engine.info.ranks,
+            sharding=_SHARDINGS[served.engine.info.sharding],
             limits=pb.Limits(
                 max_prompt_tokens=served.limits.max_prompt_tokens,
                 max_tokens=served.limits.max_tokens,
