@@ -1,9 +1,12 @@
-"""Fixtures that the tests of several packages share: a tiny random model, and SmolLM2."""
+"""Fixtures that the tests of several packages share: a tiny random model, SmolLM2, a server."""
 
+import asyncio
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import mlx.core as mx
@@ -11,6 +14,7 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from jang_quant import convert, find_profile, open_source, plan_source
+from jang_runtime import Engine, Server, ServiceOptions, start_server
 from jang_runtime.architecture import build_model, parameter_shapes
 
 TINY_CONFIG = {
@@ -117,3 +121,33 @@ def served(tiny_model: Path) -> Iterator[str]:
         # "listening on HOST:PORT - what is served"
         yield server.stdout.readline().split()[2]
         server.terminate()
+
+
+@pytest.fixture(scope="session")
+def serving() -> Callable[..., AbstractContextManager[Server]]:
+    """Serves an engine in a thread with an event loop of its own: `with serving(engine) as server`.
+
+    The server has the loop as its attribute `loop`, for tests that call its coroutines.
+    """
+
+    @contextmanager
+    def serve(engine: Engine, options: ServiceOptions | None = None) -> Iterator[Server]:
+        loop = asyncio.new_event_loop()
+        thread = threading.Thread(target=loop.run_forever)
+        thread.start()
+
+        def run(coroutine: object) -> object:
+            return asyncio.run_coroutine_threadsafe(coroutine, loop).result(60)  # type: ignore[arg-type]
+
+        try:
+            server = run(start_server(engine, options=options))
+            assert isinstance(server, Server)
+            server.loop = loop  # type: ignore[attr-defined]
+            yield server
+            run(server.stop())
+        finally:
+            loop.call_soon_threadsafe(loop.stop)
+            thread.join()
+            loop.close()
+
+    return serve
