@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -173,6 +174,20 @@ def test_two_processes_give_the_logits_of_one_for_every_architecture_that_can_be
             # Embeddings and heads are on every rank.
             assert held[model] < 0.75 * all_bytes(whole[directory]), model
             assert kind == "tensor" or np.array_equal(found, expected[directory]), model
+
+
+def test_the_page_says_how_each_architecture_can_be_split() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "distributed.md").read_text()
+    rows = re.findall(r"^\| ([\w, ]+) \| (yes|no) \| (yes|no) \|$", page, re.MULTILINE)
+    said = {
+        name: tuple(
+            kind for kind, mark in zip(("tensor", "pipeline"), marks, strict=True) if mark == "yes"
+        )
+        for names, *marks in rows
+        for name in names.split(", ")
+    }
+    found = {ARCHITECTURES[name]["config"]["model_type"]: splits(name) for name in ARCHITECTURES}
+    assert said == {name: kinds for name, kinds in found.items() if kinds}
 
 
 def all_bytes(model: Any) -> int:
