@@ -1,10 +1,12 @@
 """The engine on a real, tiny model: what requests get, and how they end."""
 
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from queue import SimpleQueue
 
+import mlx.core as mx
 import pytest
 
 from jang_runtime import (
@@ -204,6 +206,16 @@ def last_of(events: SimpleQueue[Event]) -> object:
             return event.reason
         if isinstance(event, Failed):
             return type(event.error)
+
+
+def test_an_engine_with_nothing_to_do_gives_memory_for_reuse_back(engine: Engine) -> None:
+    run(engine, stopping=Stopping(max_tokens=16))
+    assert mx.get_cache_memory() > 0
+    deadline = time.monotonic() + 10
+    while mx.get_cache_memory() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert mx.get_cache_memory() == 0
+    assert run(engine, stopping=Stopping(max_tokens=2))[2].completion_tokens == 2
 
 
 def test_many_threads_may_submit_and_each_gets_its_own_answer(engine: Engine) -> None:

@@ -56,6 +56,17 @@ def test_every_line_of_json_is_one_object_whoever_wrote_it(log: io.StringIO) -> 
     assert third == {"level": "error", "event": "fault"}
 
 
+@pytest.mark.parametrize("log", ["json"], indirect=True)
+def test_an_answer_to_a_client_that_has_left_is_no_error_but_other_words_of_grpc_are(
+    log: io.StringIO,
+) -> None:
+    grpc = logging.getLogger("grpc._cython.cygrpc")
+    grpc.exception("ExecuteBatchError raised in core by servicer method [%s]", "/a.B/C")
+    assert log.getvalue() == ""
+    grpc.exception("Unexpected [%s] raised by servicer method [%s]", "ValueError", "/a.B/C")
+    assert json.loads(log.getvalue())["level"] == "error"
+
+
 @pytest.mark.parametrize("log", ["text"], indirect=True)
 def test_nothing_that_a_client_sends_makes_a_line_or_moves_the_cursor(log: io.StringIO) -> None:
     ours = logging.getLogger("jang_runtime")

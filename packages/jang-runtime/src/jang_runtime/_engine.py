@@ -11,12 +11,12 @@ from dataclasses import replace
 from enum import Enum
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 import mlx.core as mx
 
 from jang_runtime._errors import EngineStoppedError, GenerationError, JangRuntimeError
-from jang_runtime._memory import weights_wired
+from jang_runtime._memory import give_back, weights_wired
 from jang_runtime._model import ModelInfo
 from jang_runtime._options import EngineOptions
 from jang_runtime._ranks.group import LaunchedRanks, OneRank, Ranks
@@ -39,6 +39,9 @@ class _Signal(Enum):
 
 # An event asks for the prefix cache to be cleared, and is set once that is done.
 _Command: TypeAlias = Ticket | threading.Event | _Signal
+
+# Without anything to do, after which memory for reuse goes back to the system.
+_IDLE_SECONDS: Final = 1.0
 
 
 class Engine:
@@ -228,11 +231,23 @@ class Engine:
         """Those that have come; for the first one `wait` seconds at most, or for ever."""
         commands: list[_Command] = []
         try:
-            commands.append(self._commands.get(timeout=wait) if wait != 0 else self._next())
+            if wait != 0:
+                commands.append(self._first(wait))
             while True:
                 commands.append(self._next())
         except Empty:
             return commands
+
+    def _first(self, wait: float | None) -> _Command:
+        if wait is not None:
+            return self._commands.get(timeout=wait)
+        try:
+            return self._commands.get(timeout=_IDLE_SECONDS)
+        except Empty:
+            # What MLX and malloc keep for the next step is not kept for a server nobody calls.
+            mx.clear_cache()
+            give_back()
+            return self._commands.get()
 
     def _next(self) -> _Command:
         return self._commands.get_nowait()

@@ -3,6 +3,7 @@
 Programs that must not import us run it as a file.
 """
 
+import ctypes
 import re
 import resource
 import sys
@@ -23,6 +24,13 @@ def resident_peak() -> int:
 def resident() -> int:
     """Bytes of memory that are resident; where the system does not tell, the most that were."""
     return _status_bytes("VmRSS") or resident_peak()
+
+
+def give_back() -> None:
+    """Give memory that the C library keeps for reuse back to the system, where the library can."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def half_of_free_memory(backend: str) -> int:

@@ -10,6 +10,9 @@ from typing import Any, Final, Literal, TextIO, TypeAlias
 LogFormat: TypeAlias = Literal["text", "json"]
 
 _FIELDS: Final = "jang_fields"
+# Of grpc.aio, as an error with a traceback, when an answer finds its call cancelled.
+_GRPC_LOGGER: Final = "grpc._cython.cygrpc"
+_CLIENT_HAS_LEFT: Final = "ExecuteBatchError raised in core by servicer method"
 
 
 def log_event(
@@ -44,9 +47,15 @@ def configure_logging(form: LogFormat, stream: TextIO | None = None) -> logging.
     """
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter())
+    handler.addFilter(_is_of_interest)
     logging.getLogger().addHandler(handler)
     logging.getLogger("jang_runtime").setLevel(logging.INFO)
     return handler
+
+
+def _is_of_interest(record: logging.LogRecord) -> bool:
+    """Whether a record says what the line of its call does not: gRPC reports clients that left."""
+    return not (record.name == _GRPC_LOGGER and record.getMessage().startswith(_CLIENT_HAS_LEFT))
 
 
 class JsonFormatter(logging.Formatter):
