@@ -1,0 +1,1 @@
+"""Parts of service_load.py and service_speed.py."""
