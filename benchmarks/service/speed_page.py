@@ -1,0 +1,129 @@
+"""The page about what gRPC costs."""
+
+import argparse
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from statistics import median, quantiles
+from typing import Any, Final
+
+from jang_runtime._bench_conditions import conditions
+from jang_runtime._bench_task import StepTimes
+from jang_runtime._native import cpu_kernels_description
+
+_PACKAGES: Final = ("grpcio", "protobuf")
+Taken = Mapping[str, Sequence[StepTimes]]
+
+
+@dataclass(frozen=True)
+class Conduct:
+    """What was measured: the times of each program, round by round.
+
+    Attributes:
+        alone: One stream, by the engine in process and through gRPC.
+        together: Sixteen streams, the same.
+        peer_alone: One stream, through gRPC and by mlx_lm.server.
+        peer_together: Sixteen streams, the same.
+        load_before: The machine's load averages before.
+        load_after: And after.
+    """
+
+    alone: Taken
+    together: Taken
+    peer_alone: Taken
+    peer_together: Taken
+    load_before: tuple[float, float, float]
+    load_after: tuple[float, float, float]
+
+    def as_json(self) -> dict[str, Any]:
+        """All of it for a file."""
+        return asdict(self)
+
+
+def page(conduct: Conduct, command: str, options: argparse.Namespace, commit: str) -> str:
+    """The whole page.
+
+    Args:
+        conduct: What was measured.
+        command: What was typed.
+        options: The command line.
+        commit: Of this repository.
+    """
+    lines = [
+        "# What gRPC costs",
+        "",
+        "Written by",
+        "",
+        f"    {command}",
+        "",
+        *_introduction(conduct, options, commit),
+        "",
+        "| tokens a second | the engine in process | through gRPC | of the engine's, by round |",
+        "|---|---:|---:|---:|",
+        _row("one stream", conduct.alone, "engine", "gRPC"),
+        _row("16 streams", conduct.together, "engine", "gRPC"),
+        "",
+        _gain(conduct),
+    ]
+    if conduct.peer_alone:
+        lines += [
+            "",
+            f"The same beside stock mlx_lm.server {version('mlx-lm')} over HTTP, on a copy of the "
+            f"model with float32 scales and norms; {options.peer_tokens} tokens of each stream.",
+            "",
+            "| tokens a second | mlx_lm.server | through gRPC | times as many, by round |",
+            "|---|---:|---:|---:|",
+            _row("one stream", conduct.peer_alone, "mlx_lm.server", "gRPC"),
+            _row("16 streams", conduct.peer_together, "mlx_lm.server", "gRPC"),
+        ]
+    return "\n".join(lines) + "\n" + _EXPLANATION
+
+
+_EXPLANATION: Final = """
+Each cell: the median, and the quartiles in parentheses. A speed is that of whoever asked: tokens
+from the first token of any stream to the last of all, the first of each not counted. Prompts are 16
+random words, the same for all. The client runs on the same machine. Each program is one process all
+the time, idle while another is measured; the order is turned around in every round.
+"""
+
+
+def _introduction(conduct: Conduct, options: argparse.Namespace, commit: str) -> Iterator[str]:
+    where = conditions({}, None)
+    versions = {**where.versions, **{name: version(name) for name in _PACKAGES}}
+    named = ", ".join(f"{name} {number}" for name, number in versions.items())
+    yield (
+        f"SmolLM2-135M-Instruct at 4 bits; {options.tokens} tokens of each stream, "
+        f"{len(conduct.alone['gRPC'])} rounds of one stream, {len(conduct.together['gRPC'])} of 16."
+    )
+    yield ""
+    yield (
+        f"{where.processor}, {where.cores} cores, {where.system}, Python {where.python}, {named}, "
+        f"{cpu_kernels_description()}, commit {commit}; load of the machine "
+        f"{conduct.load_before[0]:.1f} before and {conduct.load_after[0]:.1f} after."
+    )
+
+
+def _rates(taken: Sequence[StepTimes]) -> list[float]:
+    return [each.decoded / each.decode for each in taken]
+
+
+def _row(name: str, taken: Taken, first: str, second: str) -> str:
+    base, other = _rates(taken[first]), _rates(taken[second])
+    ratios = [after / before for before, after in zip(base, other, strict=True)]
+    return f"| {name} | {_spread(base, 1)} | {_spread(other, 1)} | {_spread(ratios, 3)} |"
+
+
+def _spread(values: Sequence[float], digits: int) -> str:
+    low, _, high = quantiles(values, n=4) if len(values) > 1 else (values[0],) * 3
+    return f"{median(values):.{digits}f} ({low:.{digits}f}-{high:.{digits}f})"
+
+
+def _gain(conduct: Conduct) -> str:
+    gains = {
+        name: median(_rates(conduct.together[name])) / median(_rates(conduct.alone[name]))
+        for name in conduct.alone
+    }
+    return (
+        f"16 streams through gRPC have {gains['gRPC']:.2f} times the tokens of one, by the engine "
+        f"in process {gains['engine']:.2f} times."
+    )
