@@ -12,6 +12,7 @@ from jang_eval.cli import app
 def test_the_public_names_are_these_and_all_there() -> None:
     assert jang_eval.__all__ == [
         "ComparisonError",
+        "DataError",
         "FailureMode",
         "JangEvalError",
         "OptionError",

@@ -7,6 +7,7 @@
 
 from jang_eval._errors import (
     ComparisonError,
+    DataError,
     JangEvalError,
     OptionError,
     ResultFileError,
@@ -20,6 +21,7 @@ from jang_eval._version import __version__
 
 __all__ = [
     "ComparisonError",
+    "DataError",
     "FailureMode",
     "JangEvalError",
     "OptionError",

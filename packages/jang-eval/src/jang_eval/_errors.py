@@ -3,6 +3,7 @@
 JangEvalError
 ├── OptionError        an option is outside of what it allows
 ├── TargetError        the server's address is bad, or the server is away, slow, or refuses
+├── DataError          the data of a task cannot be read, or are not in a form that it knows
 ├── ResultFileError    a result file cannot be read or written, or is not one
 └── ComparisonError    results that do not answer the same questions under the same rules
 """
@@ -18,6 +19,10 @@ class OptionError(JangEvalError):
 
 class TargetError(JangEvalError):
     """The server's address is bad, or the server is unreachable, too slow, or refuses."""
+
+
+class DataError(JangEvalError):
+    """The data of a task cannot be read, or are not in a form that the task knows."""
 
 
 class ResultFileError(JangEvalError):

@@ -6,6 +6,7 @@ from rich.table import Table
 from rich.text import Text
 
 from jang_eval._compare import ComparedAnswer, ComparedModel, Comparison
+from jang_eval._evaluation import EvaluationResult
 from jang_eval._judge import Verdict
 from jang_eval._results import JudgedAnswer, ModelInfo, QaResult, Totals
 
@@ -31,6 +32,32 @@ def answers_table(result: QaResult) -> Table:
             Text(answer.failure_mode or ""),
         )
     return table
+
+
+def metrics_table(result: EvaluationResult) -> Table:
+    """The metrics of one run as a table for the terminal; shares in percent."""
+    settings = ", ".join(f"{name} {value}" for name, value in result.settings.items())
+    table = Table(
+        title=Text(f"{result.task}, {describe_model(result.model)}"),
+        caption=Text(f"{settings}; {result.seconds:.1f} s" if settings else ""),
+    )
+    table.add_column("metric")
+    for heading in ("value", "95 %", "of"):
+        table.add_column(heading, justify="right")
+    for metric in result.metrics:
+        interval = metric.interval
+        sides = (interval.low, interval.high) if interval is not None else ()
+        table.add_row(
+            Text(metric.name),
+            _quantity(metric.value, metric.unit),
+            " to ".join(_quantity(side, metric.unit) for side in sides),
+            f"{metric.count:,}",
+        )
+    return table
+
+
+def _quantity(value: float, unit: str) -> str:
+    return f"{value:.4g} {unit}" if unit else f"{100 * value:.1f} %"
 
 
 def progress_line(answer: JudgedAnswer) -> str:

@@ -1,0 +1,1 @@
+"""The commands of `jang-eval`, one module each; `cli` mounts them."""

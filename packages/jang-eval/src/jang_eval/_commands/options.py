@@ -1,0 +1,37 @@
+"""Options that several commands have, each with one name, one meaning and one range."""
+
+from pathlib import Path
+from typing import Annotated, Final, TypeAlias
+
+import typer
+
+DEFAULT_TIMEOUT: Final = 120.0
+DEFAULT_IN_FLIGHT: Final = 4
+
+TargetOption: TypeAlias = Annotated[
+    str, typer.Option("--target", metavar="HOST:PORT", help="The JANG server (jang-runtime serve).")
+]
+DataOption: TypeAlias = Annotated[
+    Path, typer.Option("--data", metavar="PATH", help="The data, as they are published.")
+]
+OutputOption: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(
+        "--output",
+        "-o",
+        metavar="FILE",
+        help="Also write the result as JSON; an interrupted run goes on where it was.",
+    ),
+]
+InFlightOption: TypeAlias = Annotated[
+    int, typer.Option("--in-flight", metavar="N", help="How many questions to ask at a time.")
+]
+TimeoutOption: TypeAlias = Annotated[
+    float, typer.Option("--timeout", metavar="SECONDS", help="How long to wait for one answer.")
+]
+SeedOption: TypeAlias = Annotated[
+    int, typer.Option("--seed", metavar="N", help="Of everything that is drawn.")
+]
+JsonOption: TypeAlias = Annotated[
+    bool, typer.Option("--json", help="Print the result as JSON instead of a table.")
+]

@@ -1,0 +1,81 @@
+"""Runs a command's task with progress on stderr, and prints the result on stdout."""
+
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+import typer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from jang_eval._errors import OptionError
+from jang_eval._evaluation import EvaluationResult, Task
+from jang_eval._records import to_json
+from jang_eval._report import metrics_table
+from jang_eval._results import document_text
+from jang_eval._running import run_task
+from jang_eval._target import Target
+
+_IN_FLIGHT_MAX: Final = 256
+
+
+def run_and_print(
+    task: Task,
+    *,
+    target: str,
+    timeout: float,
+    in_flight: int,
+    output: Path | None,
+    as_json: bool,
+) -> EvaluationResult:
+    """Asks a server everything, writes the result where it is wanted, and prints it.
+
+    Raises:
+        OptionError: If `timeout` or `in_flight` is out of range.
+        TargetError: The server is unreachable, too slow, or refuses.
+        ResultFileError: A file cannot be written, or belongs to another run.
+    """
+    if not 1 <= in_flight <= _IN_FLIGHT_MAX:
+        raise OptionError(f"in_flight: found {in_flight}, expected 1 to {_IN_FLIGHT_MAX}")
+    with Target(target, timeout=timeout) as server, _progress(task.name) as show:
+        result = run_task(task, server, in_flight=in_flight, output=output, on_progress=show)
+    if output is not None:
+        typer.echo(f"wrote {output}", err=True)
+    if as_json:
+        # JSON is UTF-8 whatever the terminal is.
+        typer.echo(document_text(to_json(result)).encode(), nl=False)
+    else:
+        Console().print(metrics_table(result))
+    return result
+
+
+@contextmanager
+def _progress(name: str) -> Generator[Callable[[int, int], None]]:
+    """Shows what is done and how long the rest takes; nothing where stderr is no terminal."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        begun: list[TaskID] = []
+
+        def show(done: int, total: int) -> None:
+            # What an earlier run answered is there from the start, and tells nothing of the speed.
+            if not begun:
+                begun.append(progress.add_task(name, completed=done, total=total))
+            progress.update(begun[0], completed=done)
+
+        yield show
