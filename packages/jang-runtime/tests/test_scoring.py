@@ -270,7 +270,7 @@ def test_scores_and_logits_can_be_cancelled_between_pieces(
         (ScoreRequest(TokenPrompt((5,)), ()), "continuations: found 0, expected 1 to 1024"),
         (ScoreRequest(TokenPrompt((5,)), ("",)), "continuations: found an empty one"),
         (ScoreRequest(TokenPrompt((5,)), ((400,),)), "continuations: found 400, expected ids from"),
-        (ScoreRequest(TokenPrompt(()), ((4,),)), "prompt.token_ids: found no tokens"),
+        (ScoreRequest(TokenPrompt(()), ((4,),)), "context.token_ids: found no tokens"),
         (ScoreRequest(TokenPrompt((5,) * 500), ((4,) * 14,)), "one that ends after 514 tokens"),
         (LogitsRequest(TokenPrompt((5,)), ()), "positions: found none, expected at least one"),
         (LogitsRequest(TokenPrompt((5, 6)), (1, 0)), "positions: found others, expected ascending"),
