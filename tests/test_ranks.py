@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from itertools import cycle
 from pathlib import Path
@@ -28,8 +28,9 @@ from conftest import write_byte_tokenizer
 from jang_format import BIT_WIDTHS
 from jang_proto.runtime.v1 import runtime_pb2 as pb
 from jang_quant import convert, find_profile, open_source, plan_source
-from jang_runtime import Client, ModelError, ServerError
+from jang_runtime import Client, Engine, ModelError, Server, ServerError
 from jang_runtime._model import load
+from jang_runtime._ranks.group import launched_rank
 from jang_runtime._ranks.sharding import share_of
 from jang_runtime.architecture import build_model
 
@@ -57,11 +58,32 @@ import numpy as np
 from mlx.utils import tree_flatten
 from mlx_lm.models.cache import make_prompt_cache
 
+from jang_runtime._errors import EngineStoppedError
 from jang_runtime._model import load
+from jang_runtime._ranks.group import LaunchedRanks
 from jang_runtime._ranks.sharding import share_of
 
 group = mx.distributed.init(strict=True)
 out, prompt, following, *models = sys.argv[1:]
+ranks = LaunchedRanks(group)
+agreed = {
+    "tokens": ranks.of_first(mx.array([7 + ranks.rank])).tolist(),
+    "largest": ranks.largest([ranks.rank, -ranks.rank]),
+}
+long = bytes(range(256)) * 20
+if ranks.rank:
+    agreed["heard"] = ranks.hear(b"so far") == long
+    try:
+        ranks.hear(b"something else")
+    except EngineStoppedError as error:
+        agreed["apart"] = str(error)
+else:
+    ranks.tell(lambda: b"so far", lambda: long)
+    try:
+        ranks.tell(lambda: b"so far", lambda: b"")
+    except EngineStoppedError as error:
+        agreed["apart"] = str(error)
+(Path(out) / f"agreed.{group.rank()}.json").write_text(json.dumps(agreed))
 held = {}
 for model in models:
     kind, directory = model.split("=", 1)
@@ -143,7 +165,7 @@ def splits(name: str) -> tuple[str, ...]:
     found: list[str] = []
     for kind in ("tensor", "pipeline"):
         try:
-            share_of(lambda: build_model(ARCHITECTURES[name]["config"]), Place(0), kind)
+            share_of(lambda _: build_model(ARCHITECTURES[name]["config"]), Place(0), kind)
         except ModelError:
             continue
         found.append(kind)
@@ -165,6 +187,13 @@ def test_two_processes_give_the_logits_of_one_for_every_architecture_that_can_be
     }
     expected = {directory: logits(model) for directory, model in whole.items()}
     for rank in (0, 1):
+        agreed = json.loads((tmp_path / f"agreed.{rank}.json").read_text())
+        assert (agreed["tokens"], agreed["largest"], agreed.get("heard", True)) == (
+            [7],
+            [1, 0],
+            True,
+        )
+        assert "rank 1 has not decided what rank 0 has" in agreed["apart"]
         held: dict[str, int] = json.loads((tmp_path / f"held.{rank}.json").read_text())
         for model in models:
             kind, directory = model.split("=", 1)
@@ -174,6 +203,18 @@ def test_two_processes_give_the_logits_of_one_for_every_architecture_that_can_be
             # Embeddings and heads are on every rank.
             assert held[model] < 0.75 * all_bytes(whole[directory]), model
             assert kind == "tensor" or np.array_equal(found, expected[directory]), model
+
+
+def test_a_process_that_is_launched_alone_is_no_rank(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    hosts = tmp_path / "hosts"
+    hosts.write_text("\n")
+    monkeypatch.setenv("MLX_RANK", "0")
+    monkeypatch.setenv("MLX_HOSTFILE", str(hosts))
+    assert launched_rank() is None
+    hosts.write_text('[["127.0.0.1:1"], ["127.0.0.1:2"]]')
+    assert launched_rank() == 0
 
 
 def test_the_page_says_how_each_architecture_can_be_split() -> None:
@@ -194,7 +235,7 @@ def all_bytes(model: Any) -> int:
     return sum(array.nbytes for _, array in tree_flatten(model.parameters()))
 
 
-def refusal(make: Callable[[], Any], wanted: str = "auto", ranks: int = 2) -> str:
+def refusal(make: Callable[[Any], Any], wanted: str = "auto", ranks: int = 2) -> str:
     """Why a model cannot be split; every rank has to say the same."""
     texts: set[str] = set()
     for number in range(ranks):
@@ -205,8 +246,8 @@ def refusal(make: Callable[[], Any], wanted: str = "auto", ranks: int = 2) -> st
     return text
 
 
-def tiny(name: str, **changes: object) -> Callable[[], Any]:
-    return lambda: build_model(ARCHITECTURES[name]["config"] | changes)
+def tiny(name: str, **changes: object) -> Callable[[Any], Any]:
+    return lambda _: build_model(ARCHITECTURES[name]["config"] | changes)
 
 
 @pytest.mark.parametrize(
@@ -224,7 +265,7 @@ def tiny(name: str, **changes: object) -> Callable[[], Any]:
     ],
 )
 def test_a_model_that_cannot_be_split_is_refused_with_the_reason(
-    make: Callable[[], Any], ranks: int, reason: str
+    make: Callable[[Any], Any], ranks: int, reason: str
 ) -> None:
     text = refusal(make, ranks=ranks)
     assert reason in text
@@ -233,10 +274,10 @@ def test_a_model_that_cannot_be_split_is_refused_with_the_reason(
 
 
 def test_groups_that_do_not_come_out_even_are_refused_by_name() -> None:
-    model = tiny("qwen3")()
+    model = tiny("qwen3")(None)
     cast(Any, nn).quantize(model, group_size=64, bits=4)
     assert "down_proj: found 128 rows of 3 groups of 64, expected multiples of 2" in refusal(
-        lambda: model, "tensor"
+        lambda _: model, "tensor"
     )
 
 
@@ -251,7 +292,7 @@ def test_blocks_of_several_widths_are_refused_in_parts_and_taken_in_layers(
 ) -> None:
     kinds: list[str] = []
 
-    def take(make: Callable[[], Any]) -> Any:
+    def take(make: Callable[[Any], Any]) -> Any:
         share = share_of(make, Place(0), "auto")
         kinds.append(share.kind)
         return share.model
@@ -332,19 +373,11 @@ def answers(address: str) -> list[list[int]]:
 
 @pytest.mark.parametrize(("name", "kind"), [("qwen3", "TENSOR"), ("qwen3_next", "PIPELINE")])
 def test_a_server_over_two_ranks_gives_the_tokens_of_one_process(
-    name: str, kind: str, tmp_path: Path
+    name: str, kind: str, tmp_path: Path, serving: Callable[..., AbstractContextManager[Server]]
 ) -> None:
     directory = converted(name, tmp_path)
-    single = [sys.executable, "-m", "jang_runtime.cli", "serve", str(directory)]
-    with subprocess.Popen(
-        [*single, "--listen", "127.0.0.1:0"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    ) as server:
-        assert server.stdout is not None
-        expected = answers(server.stdout.readline().split()[2])
-        server.terminate()
+    with Engine(directory) as engine, serving(engine) as server:
+        expected = answers(server.address)
     with two_ranks(tmp_path, directory, "--max-active", "4") as (first, second):
         address = first.address()
         # The second time with what the prefix cache has.

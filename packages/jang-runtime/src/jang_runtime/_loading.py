@@ -21,13 +21,26 @@ from jang_runtime._mapping import map_weights
 from jang_runtime._native import cpu_kernels
 
 Weights = dict[str, mx.array]
-# Makes a model by the function that it gets, and leaves of it what this process is to run.
-Take: TypeAlias = Callable[[Callable[[], nn.Module]], nn.Module]
+# Makes a model of the weights that a function gives.
+MakeModel: TypeAlias = Callable[[Callable[[ModelDirectory, Backend], Weights]], nn.Module]
+# Has a model made, and leaves of it what this process is to run.
+Take: TypeAlias = Callable[[MakeModel], nn.Module]
 
 
-def whole(make: Callable[[], nn.Module]) -> nn.Module:
+def whole(make: MakeModel) -> nn.Module:
     """All of a model."""
-    return make()
+    return make(weights_in_place)
+
+
+def weights_in_place(directory: ModelDirectory, backend: Backend) -> Weights:
+    """All tensors; on the CPU they are those of the mapped files, where the kernels can do that."""
+    native = cpu_kernels() if backend == "cpu" else None
+    return weights_to_cut(directory, backend) if native is None else map_weights(directory, native)
+
+
+def weights_to_cut(directory: ModelDirectory, backend: Backend) -> Weights:
+    """All tensors, each read by itself: once it is cut, nothing holds the whole of it."""
+    return architecture.read_weights([directory.path / name for name in directory.weight_files])
 
 
 def load_model(
@@ -42,14 +55,15 @@ def load_model(
         ModelError: If tensors, config and the architecture do not fit each other.
     """
     _refuse_foreign(config)
-    model = take(lambda: _placed(directory, config, backend))
+    model = take(lambda read: _placed(directory, config, backend, read(directory, backend)))
     return _for_the_cpu(model) if backend == "cpu" else model
 
 
-def _placed(directory: ModelDirectory, config: Mapping[str, Any], backend: Backend) -> nn.Module:
+def _placed(
+    directory: ModelDirectory, config: Mapping[str, Any], backend: Backend, weights: Weights
+) -> nn.Module:
     """The modules of a model with their weights, as MLX's classes or those of blocks."""
     model = architecture.build_model(config)
-    weights = _read(directory, backend)
     if directory.layout is BLOCK_LAYOUT:
         weights, quantization = place_blocks(model, directory, weights, backend)
     else:
@@ -59,13 +73,6 @@ def _placed(directory: ModelDirectory, config: Mapping[str, Any], backend: Backe
     model.eval()
     model.load_weights(list(weights.items()))
     return model
-
-
-def _read(directory: ModelDirectory, backend: Backend) -> Weights:
-    native = cpu_kernels() if backend == "cpu" else None
-    if native is not None:
-        return map_weights(directory, native)
-    return architecture.read_weights([directory.path / name for name in directory.weight_files])
 
 
 def _refuse_foreign(config: Mapping[str, Any]) -> None:

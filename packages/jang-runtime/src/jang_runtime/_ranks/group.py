@@ -9,6 +9,7 @@ import os
 import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final, NoReturn, Protocol
 
 import mlx.core as mx
@@ -18,6 +19,8 @@ from jang_runtime._errors import EngineStoppedError
 
 # Set for each process by mlx.launch, Open MPI, and other MPIs.
 _RANK_VARIABLES: Final = ("MLX_RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK")
+# The file of the ring's addresses; mlx.launch -n 1 writes nothing into it.
+_HOSTS_VARIABLE: Final = "MLX_HOSTFILE"
 # A notice is a digest of what its rank has decided so far, the length of rank 0's message, and the
 # message's beginning; most end in it.
 _DIGEST_BYTES: Final = 16
@@ -188,9 +191,12 @@ def _stop(message: str, error: Exception | None = None) -> NoReturn:
 
 
 def launched_rank() -> int | None:
-    """The number that a launcher gave to this process; None if it is no launcher's."""
+    """The number that a launcher gave to this process; None if it has started no other."""
     found = next((os.environ[name] for name in _RANK_VARIABLES if name in os.environ), "")
-    return int(found) if found.isdecimal() else None
+    hosts = os.environ.get(_HOSTS_VARIABLE)
+    if not found.isdecimal() or (hosts is not None and not Path(hosts).read_text().strip()):
+        return None
+    return int(found)
 
 
 def connect() -> "OneRank | LaunchedRanks":

@@ -15,11 +15,11 @@ from mlx.utils import tree_flatten  # pyright: ignore[reportUnknownVariableType]
 
 from jang_runtime._blocks.modules import BlockModule
 from jang_runtime._errors import ModelError
+from jang_runtime._loading import MakeModel, weights_in_place, weights_to_cut
 from jang_runtime._options import Sharding
 from jang_runtime.architecture import parameter_shapes
 
 Kind: TypeAlias = Literal["tensor", "pipeline"]
-MakeModel: TypeAlias = Callable[[], nn.Module]
 
 _KINDS: Final[Mapping[Sharding, tuple[Kind, ...]]] = {
     "auto": ("tensor", "pipeline"),
@@ -71,7 +71,7 @@ def share_of(make: MakeModel, group: Group, wanted: Sharding) -> Share:
     """
     reasons: list[str] = []
     for kind in _KINDS[wanted]:
-        model = make()
+        model = make(_WEIGHTS[kind])
         try:
             _SPLIT[kind](model, group)
         except _CannotSplitError as error:
@@ -125,6 +125,9 @@ def _evaluate(model: nn.Module) -> None:
     for module in cast(list[nn.Module], model.modules()):
         own = cast(dict[str, Any], module).values()
         mx.eval([value for value in own if isinstance(value, mx.array)])  # pyright: ignore[reportUnknownMemberType]
+
+
+_WEIGHTS: Final = {"tensor": weights_to_cut, "pipeline": weights_in_place}
 
 
 def _module_of(model: nn.Module) -> str:

@@ -10,10 +10,11 @@ from typing import Final, TypeVar, cast
 import mlx.nn as nn
 
 from jang_runtime._errors import InvalidRequestError, JangRuntimeError, ModelError
+from jang_runtime._loading import MakeModel
 from jang_runtime._model import LoadedModel, ModelInfo, load
 from jang_runtime._options import EngineOptions
 from jang_runtime._ranks.group import LaunchedRanks, OneRank
-from jang_runtime._ranks.sharding import Kind, MakeModel, share_of
+from jang_runtime._ranks.sharding import Kind, share_of
 from jang_runtime._ranks.steps import decode, encode
 from jang_runtime._scheduler import Scheduler
 
