@@ -5,16 +5,20 @@ import json
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from jang_quant import convert, find_profile, open_source, plan_source
 from jang_runtime import Engine, Server, ServiceOptions, start_server
+from jang_runtime._model import load
 from jang_runtime.architecture import build_model, parameter_shapes
 
 TINY_CONFIG = {
@@ -151,3 +155,23 @@ def serving() -> Callable[..., AbstractContextManager[Server]]:
             loop.close()
 
     return serve
+
+
+class PlainModel:
+    """A model without server and engine: what its own forward pass says, in float64."""
+
+    def __init__(self, directory: Path) -> None:
+        loaded = load(directory)
+        self._model: Any = loaded.model
+        self.tokenizer: Any = loaded.tokenizer
+
+    def logits(self, tokens: Sequence[int]) -> NDArray[np.float64]:
+        """`[tokens, vocabulary]`."""
+        rows = self._model(mx.array([list(tokens)]))[0].astype(mx.float32)
+        return np.array(rows, dtype=np.float64)
+
+    def log_probabilities(self, tokens: Sequence[int]) -> NDArray[np.float64]:
+        """`[tokens, vocabulary]`."""
+        logits = self.logits(tokens)
+        shifted = logits - logits.max(axis=-1, keepdims=True)
+        return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))

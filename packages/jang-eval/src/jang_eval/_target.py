@@ -146,6 +146,11 @@ class Target:
             ),
         )
 
+    def most_prompt_tokens(self) -> int:
+        """Asks how many tokens a prompt, context or text may have."""
+        request = runtime_pb2.GetServerInfoRequest()
+        return self._call(self._stub.GetServerInfo, request).limits.max_prompt_tokens
+
     def tokenize(self, text: str, *, add_special_tokens: bool = True) -> tuple[int, ...]:
         """Asks for the tokens of a text."""
         prompt = runtime_pb2.Prompt(text=text, add_special_tokens=add_special_tokens)

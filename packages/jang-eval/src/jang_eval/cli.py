@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from jang_eval._commands.perplexity import perplexity
 from jang_eval._compare import compare_results
 from jang_eval._errors import JangEvalError
 from jang_eval._qa import DEFAULT_MAX_TOKENS, DEFAULT_TIMEOUT, run_qa
@@ -111,6 +112,11 @@ def compare(
     else:
         document = json.dumps(to_json(comparison), ensure_ascii=False, allow_nan=False, indent=2)
         _print_text(document + "\n")
+
+
+app.command(epilog="Example: jang-eval perplexity --target localhost:50051 --data wiki.test.raw")(
+    _user_errors()(perplexity)
+)
 
 
 def _log_answer(answer: JudgedAnswer) -> None:

@@ -1,0 +1,53 @@
+"""Options of the commands that go over texts in windows."""
+
+from pathlib import Path
+from typing import Annotated, TypeAlias
+
+import typer
+
+from jang_eval._windows import Convention, Windowing
+
+TextsOption: TypeAlias = Annotated[
+    list[Path],
+    typer.Option(
+        "--data", metavar="FILE", help="A text, such as wiki.test.raw; may be given several times."
+    ),
+]
+ConventionOption: TypeAlias = Annotated[
+    Convention,
+    typer.Option(
+        "--convention",
+        help="Windows every --stride tokens, or one after the other of which the second half "
+        "counts, as llama.cpp does.",
+    ),
+]
+WindowOption: TypeAlias = Annotated[
+    int | None,
+    typer.Option(
+        "--window", metavar="TOKENS", help="Length of a window. Default: 1024; llama.cpp's 512."
+    ),
+]
+StrideOption: TypeAlias = Annotated[
+    int | None,
+    typer.Option(
+        "--stride", metavar="TOKENS", help="From one window to the next. Default: half a window."
+    ),
+]
+MostOption: TypeAlias = Annotated[
+    int | None,
+    typer.Option(
+        "--windows", metavar="N", help="Only so many, spread evenly over the text. Default: all."
+    ),
+]
+
+
+def windowing(
+    convention: Convention, window: int | None, stride: int | None, most: int | None
+) -> Windowing:
+    """What the options say, with their defaults.
+
+    Raises:
+        OptionError: One of them is out of range.
+    """
+    length = window or (512 if convention is Convention.LLAMA_CPP else 1024)
+    return Windowing(convention, length, stride or max(1, length // 2), most)
