@@ -10,7 +10,7 @@ from typing import Final, TypeAlias
 import mlx.core as mx
 
 from jang_runtime._batch import Batch, BatchError, Row, Token
-from jang_runtime._cache_room import CacheRoom, cache_need
+from jang_runtime._cache_room import CacheRoom
 from jang_runtime._caches import ForwardPass, check_kv_quantization, why_alone
 from jang_runtime._errors import (
     CacheTooSmallError,
@@ -25,18 +25,16 @@ from jang_runtime._memory import half_of_free_memory
 from jang_runtime._model import LoadedModel
 from jang_runtime._options import EngineOptions, check_options
 from jang_runtime._prefix_cache import PrefixCache
-from jang_runtime._prompts import in_tokens
 from jang_runtime._ranks.group import ONE_RANK, Ranks
 from jang_runtime._requests import (
     GenerationRequest,
     LogitsRequest,
-    Request,
     ScoreRequest,
-    check_request,
 )
 from jang_runtime._scoring import Positions, Scoring
 from jang_runtime._statistics import EngineStatistics
 from jang_runtime._tickets import Ticket
+from jang_runtime._waiting import Waiting
 
 _log = logging.getLogger("jang_runtime")
 
@@ -96,11 +94,7 @@ class Scheduler:
         self._room = CacheRoom(-smallest, ranks)
         # Every request that has not ended, wherever it is.
         self._open: dict[Ticket, None] = {}
-        self._waiting: deque[Ticket] = deque()
-        # Of those that wait for memory: the prompt is made tokens of once.
-        self._in_tokens: dict[Ticket, Request] = {}
-        # Whether a request came or went since the last look at those that wait.
-        self._has_changed = False
+        self._waiting = Waiting(loaded, self._room)
         self._generations: deque[Generation] = deque()
         self._scorings: deque[Scoring | Positions] = deque()
         self._decoding: dict[Row, tuple[Generation, Batch]] = {}
@@ -134,14 +128,13 @@ class Scheduler:
             or self._generations
             or self._decoding
             or any(task.ticket not in outside.blocked for task in self._scorings)
-            or (self._waiting and self._has_changed and self._active() < self._most)
+            or (self._waiting.may_begin and self._active() < self._most)
         )
 
     def submit(self, ticket: Ticket) -> None:
         """Take a request; it begins in a later step."""
         self._open[ticket] = None
-        self._waiting.append(ticket)
-        self._has_changed = True
+        self._waiting.add(ticket)
 
     def step(self, outside: Outside) -> None:
         """Do a bounded piece of work for each of some requests.
@@ -149,9 +142,8 @@ class Scheduler:
         Nothing but the calls of this class and the model decides what happens.
         """
         self._drop(outside.cancelled)
-        self._has_changed = False
-        while self._waiting and self._active() < self._most and self._begin(self._waiting[0]):
-            self._waiting.popleft()
+        while self._waiting and self._active() < self._most and self._begin_first():
+            pass
         self._work_on_text(outside.blocked)
         batches = {id(batch): batch for _, batch in self._decoding.values()}
         for batch in batches.values():
@@ -202,17 +194,18 @@ class Scheduler:
         keep = self._known.put if self._known.is_on else None
         return Batch(self._forward, keep, self._ranks)
 
-    def _begin(self, ticket: Ticket) -> bool:
-        """Begin a request, which may fail of it; False if it has to wait for memory."""
+    def _begin_first(self) -> bool:
+        """Begin the first of those that wait, which may fail of it; False if it has to wait on."""
+        ticket = self._waiting.first()
         fits = True
 
         def make() -> None:
             nonlocal fits
-            request = self._request_in_tokens(ticket)
-            fits = self._room.take(ticket, cache_need(request, self._loaded.info.context_length))
-            if not fits:
-                return
+            request = self._waiting.admitted(ticket)
             match request:
+                case None:
+                    fits = False
+                    return
                 case GenerationRequest():
                     task = Generation(self._loaded, self._forward, self._known, ticket, request)
                     self._generations.append(task)
@@ -226,14 +219,9 @@ class Scheduler:
             self._counts["cached_prompt_tokens"] += task.cached_prompt_tokens
 
         self._guarded(ticket, make)
+        if fits:
+            self._waiting.remove(ticket)
         return fits
-
-    def _request_in_tokens(self, ticket: Ticket) -> Request:
-        if ticket not in self._in_tokens:
-            info = self._loaded.info
-            check_request(ticket.request, info.vocabulary_size, info.context_length)
-            self._in_tokens[ticket] = in_tokens(self._loaded.tokenizer, ticket.request)
-        return self._in_tokens[ticket]
 
     def _work_on_text(self, blocked: Collection[Ticket]) -> None:
         """A piece of prompts or of texts to score, in turns; in each the first comes first."""
@@ -344,7 +332,7 @@ class Scheduler:
         self._isolated.discard(task)
 
     def _drop(self, cancelled: Collection[Ticket]) -> None:
-        for ticket in [ticket for ticket in self._waiting if ticket in cancelled]:
+        for ticket in self._waiting.those_of(cancelled):
             self._waiting.remove(ticket)
             self._guarded(ticket, lambda ticket=ticket: self._finish_waiting(ticket))
         for queue in (self._generations, self._scorings):
@@ -378,9 +366,7 @@ class Scheduler:
     def _close(self, ticket: Ticket, count: str) -> None:
         """Count a request that has had its last event."""
         del self._open[ticket]
-        self._in_tokens.pop(ticket, None)
-        self._room.give_back(ticket)
-        self._has_changed = True
+        self._waiting.ended(ticket)
         self._counts[count] += 1
 
     def _guarded(self, ticket: Ticket, work: Callable[[], None]) -> bool:
