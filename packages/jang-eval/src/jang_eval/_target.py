@@ -1,6 +1,7 @@
 """The client's side of jang.runtime.v1: one model behind one address."""
 
 import json
+import math
 import re
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
@@ -171,6 +172,11 @@ class Target:
                 for each in continuations
             ],
         )
+        scores = self._call(self._stub.Score, request).scores
+        for score in scores:
+            if not math.isfinite(score.logprob):
+                found = f"a score of {score.logprob}, expected a finite one"
+                raise TargetError(f"server {self.address}: found {found}")
         return tuple(
             Score(
                 logprob=score.logprob,
@@ -178,7 +184,7 @@ class Target:
                 token_ids=tuple(score.token_ids),
                 is_greedy=score.is_greedy,
             )
-            for score in self._call(self._stub.Score, request).scores
+            for score in scores
         )
 
     def logits(

@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from jang_eval._commands.mmlu import mmlu
 from jang_eval._commands.perplexity import perplexity
 from jang_eval._compare import compare_results
 from jang_eval._errors import JangEvalError
@@ -116,6 +117,9 @@ def compare(
 
 app.command(epilog="Example: jang-eval perplexity --target localhost:50051 --data wiki.test.raw")(
     _user_errors()(perplexity)
+)
+app.command(epilog="Example: jang-eval mmlu --target localhost:50051 --data mmlu -o 4M.json")(
+    _user_errors()(mmlu)
 )
 
 

@@ -69,7 +69,8 @@ def _progress(name: str) -> Generator[Callable[[int, int], None]]:
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         begun: list[TaskID] = []
 
         def show(done: int, total: int) -> None:

@@ -1,0 +1,47 @@
+"""The command `jang-eval mmlu`."""
+
+from typing import Annotated
+
+import typer
+
+from jang_eval._commands.options import (
+    DEFAULT_IN_FLIGHT,
+    DEFAULT_TIMEOUT,
+    DataOption,
+    InFlightOption,
+    JsonOption,
+    OutputOption,
+    SeedOption,
+    TargetOption,
+    TimeoutOption,
+)
+from jang_eval._commands.running import run_and_print
+from jang_eval._tasks.mmlu import By, task
+
+
+def mmlu(
+    target: TargetOption,
+    data: DataOption,
+    shots: Annotated[
+        int, typer.Option(metavar="N", help="How many answered questions stand before each.")
+    ] = 5,
+    by: Annotated[By, typer.Option(help="How the answer is taken.")] = "likelihood",
+    subset: Annotated[
+        str | None,
+        typer.Option(metavar="SxQ", help="Only S subjects and Q questions of each, drawn by seed."),
+    ] = None,
+    seed: SeedOption = 0,
+    timeout: TimeoutOption = DEFAULT_TIMEOUT,
+    in_flight: InFlightOption = DEFAULT_IN_FLIGHT,
+    output: OutputOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Ask multiple-choice questions of 57 subjects, as lm-evaluation-harness does."""
+    run_and_print(
+        task(data, shots=shots, by=by, subset=subset, seed=seed),
+        target=target,
+        timeout=timeout,
+        in_flight=in_flight,
+        output=output,
+        as_json=as_json,
+    )
