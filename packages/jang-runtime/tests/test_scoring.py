@@ -35,6 +35,7 @@ from jang_runtime import (
     TokenPrompt,
 )
 from jang_runtime._caches import ForwardPass
+from jang_runtime._logprobs import log_of_sum
 from jang_runtime._model import load
 from jang_runtime._penalties import add_bias, penalize
 from jang_runtime._sampling import make_chooser
@@ -290,3 +291,13 @@ def test_the_last_token_of_a_full_context_can_be_scored(tiny_model: Path) -> Non
         request = ScoreRequest(TokenPrompt((5,) * 500), ((4,) * 13,))
         (score,) = of_kind(list(stream_events(engine, request)), Score)
     assert len(score.logprobs) == 13
+
+
+@pytest.mark.parametrize("size", [5, 511, 512, 49152 + 7])
+def test_a_large_vocabulary_costs_no_digits(size: int) -> None:
+    rows = np.random.default_rng(size).normal(0, 3, (3, size)).astype(np.float32)
+    expected = np.log(np.exp(rows.astype(np.float64)).sum(axis=1, keepdims=True))
+    np.testing.assert_allclose(np.array(log_of_sum(mx.array(rows))), expected, rtol=0, atol=4e-6)
+    np.testing.assert_allclose(
+        np.array(log_of_sum(mx.array(rows[0]))), expected[0], rtol=0, atol=4e-6
+    )

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from jang_runtime._caches import Caches, ForwardPass, copied, evaluate, new_caches, repeated
 from jang_runtime._errors import InvalidRequestError
 from jang_runtime._events import Finished, FinishReason, Logits, Score, Started, Timings
-from jang_runtime._logprobs import score
+from jang_runtime._logprobs import log_of_sum, score
 from jang_runtime._model import LoadedModel
 from jang_runtime._prefill import Prefill
 from jang_runtime._prefix_cache import PrefixCache
@@ -117,7 +117,7 @@ class Scoring:
         """Read the first token of every continuation off the logits after the context."""
         tokens = mx.array([ids[0] for ids in self._continuations], mx.uint32)
         last = logits[-1].astype(mx.float32)
-        self._first = _read(last[tokens] - mx.logsumexp(last), mx.argmax(last) == tokens)
+        self._first = _read(last[tokens] - log_of_sum(last), mx.argmax(last) == tokens)
         return ()
 
 
