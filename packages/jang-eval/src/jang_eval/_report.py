@@ -5,7 +5,7 @@ import re
 from rich.table import Table
 from rich.text import Text
 
-from jang_eval._compare import ComparedAnswer, ComparedModel, Comparison
+from jang_eval._compare.qa import ComparedAnswer, ComparedModel, Comparison
 from jang_eval._evaluation import EvaluationResult
 from jang_eval._judge import Verdict
 from jang_eval._results import JudgedAnswer, ModelInfo, QaResult, Totals
@@ -76,8 +76,8 @@ def comparison_markdown(comparison: Comparison) -> str:
     labels = [model.label for model in comparison.models]
     for question in comparison.questions:
         answers = zip(labels, question.answers, strict=True)
-        lines = [f"- {_escape(label)}: {_code(shorten(each.answer))}" for label, each in answers]
-        parts.append(f"### {_escape(question.question)}\n\n" + "\n".join(lines))
+        lines = [f"- {escaped(label)}: {fenced(shorten(each.answer))}" for label, each in answers]
+        parts.append(f"### {escaped(question.question)}\n\n" + "\n".join(lines))
     parts.append(
         f"Task {comparison.task}, version {comparison.task_version}, "
         f"data sha256 `{comparison.data_sha256}`."
@@ -117,7 +117,7 @@ def _verdict_lines(comparison: Comparison) -> list[str]:
         ),
         ["total", *(describe_totals(model.totals) for model in comparison.models)],
     ]
-    lines = ["| " + " | ".join(_escape(cell) for cell in row) + " |" for row in rows]
+    lines = ["| " + " | ".join(escaped(cell) for cell in row) + " |" for row in rows]
     return [lines[0], "|" + " --- |" * len(rows[0]), *lines[1:]]
 
 
@@ -128,19 +128,19 @@ def _cell(answer: ComparedAnswer) -> str:
 
 def _model_line(model: ComparedModel) -> str:
     facts = f"{describe_model(model.model)}; up to {model.settings.max_tokens} tokens"
-    return f"- {_escape(model.label)}: {_escape(facts)}; {_code(shorten(model.file))}"
+    return f"- {escaped(model.label)}: {escaped(facts)}; {fenced(shorten(model.file))}"
 
 
 def _line(text: str) -> str:
     return " ".join(text.split())
 
 
-def _escape(text: str) -> str:
+def escaped(text: str) -> str:
     """Keeps names and questions from being read as Markdown."""
     return re.sub(r"([\\`*|<>\[\]#])", r"\\\1", shorten(text))
 
 
-def _code(text: str) -> str:
+def fenced(text: str) -> str:
     """Shows a text as it is, fenced by more backticks than it holds in a row."""
     if not text:
         return "(empty)"

@@ -160,12 +160,21 @@ def write_document(document: dict[str, Any], path: Path) -> None:
     Raises:
         ResultFileError: The file cannot be written.
     """
+    write_whole(document_text(document), path)
+
+
+def write_whole(text: str, path: Path) -> None:
+    """Writes a text as UTF-8, whole or not at all.
+
+    Raises:
+        ResultFileError: The file cannot be written.
+    """
     check_writable(path)
     # Beside the target, since only within one file system does a rename replace in one step.
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         try:
-            temporary.write_text(document_text(document), encoding="utf-8", newline="\n")
+            temporary.write_text(text, encoding="utf-8", newline="\n")
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
@@ -194,12 +203,7 @@ def read_result(path: Path) -> QaResult:
     Raises:
         ResultFileError: There is no such file, or it does not hold a result of `qa`.
     """
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
-    except OSError as error:
-        raise ResultFileError(f"{path}: cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise ResultFileError(f"{path}: found no JSON ({error}), expected a qa result") from error
+    document = read_document(path)
     try:
         _check_task(document)
         result = from_json(QaResult, document)
@@ -207,6 +211,20 @@ def read_result(path: Path) -> QaResult:
     except FieldError as error:
         raise ResultFileError(f"{path}: {error}") from error
     return result
+
+
+def read_document(path: Path) -> object:
+    """The JSON document that a file holds, not looked into.
+
+    Raises:
+        ResultFileError: There is no such file, or it does not hold JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+    except OSError as error:
+        raise ResultFileError(f"{path}: cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise ResultFileError(f"{path}: found no JSON ({error}), expected a result") from error
 
 
 def _check_task(document: object) -> None:

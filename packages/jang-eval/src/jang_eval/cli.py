@@ -5,7 +5,6 @@ errors of this package; `_user_errors` around each command turns them into a lin
 also where `app` is mounted in another typer app.
 """
 
-import json
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,17 +13,15 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from jang_eval._commands.compare import compare
 from jang_eval._commands.mmlu import mmlu
 from jang_eval._commands.perplexity import perplexity
-from jang_eval._compare import compare_results
 from jang_eval._errors import JangEvalError
 from jang_eval._qa import DEFAULT_MAX_TOKENS, DEFAULT_TIMEOUT, run_qa
-from jang_eval._records import to_json
-from jang_eval._report import answers_table, comparison_markdown, progress_line
+from jang_eval._report import answers_table, progress_line
 from jang_eval._results import (
     JudgedAnswer,
     check_writable,
-    read_result,
     result_document,
     write_result,
 )
@@ -98,23 +95,9 @@ def qa(
         Console().print(answers_table(result))
 
 
-@app.command(epilog="Example: jang-eval compare 2L.json 4M.json > comparison.md")
-@_user_errors()
-def compare(
-    files: Annotated[
-        list[Path], typer.Argument(metavar="FILE", help="Results written by `qa -o FILE`.")
-    ],
-    markdown: Annotated[bool, typer.Option("--markdown/--json", help="What to print.")] = True,
-) -> None:
-    """Put results of `qa` side by side: questions as rows, models as columns."""
-    comparison = compare_results([(path, read_result(path)) for path in files])
-    if markdown:
-        _print_text(comparison_markdown(comparison))
-    else:
-        document = json.dumps(to_json(comparison), ensure_ascii=False, allow_nan=False, indent=2)
-        _print_text(document + "\n")
-
-
+app.command(epilog="Example: jang-eval compare 2L.json 4M.json --html comparison.html")(
+    _user_errors()(compare)
+)
 app.command(epilog="Example: jang-eval perplexity --target localhost:50051 --data wiki.test.raw")(
     _user_errors()(perplexity)
 )

@@ -1,4 +1,4 @@
-"""Several results of the task `qa`, side by side."""
+"""Results of the task `qa` alone, side by side: the questions are few enough to show each."""
 
 from collections import Counter
 from collections.abc import Sequence

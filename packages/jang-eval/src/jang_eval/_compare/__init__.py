@@ -1,0 +1,1 @@
+"""Results side by side: as Markdown, as JSON, and as a page."""

@@ -1,0 +1,80 @@
+"""Questions that models answered differently, side by side."""
+
+from collections.abc import Sequence
+from typing import Final
+
+from jang_eval._compare.charts import clean
+from jang_eval._compare.overview import Run, TaskTable
+from jang_eval._evaluation import Outcome
+
+_EXAMPLES_MAX: Final = 8
+_CHARACTERS_MAX: Final = 800
+
+
+def examples(table: TaskTable) -> str:
+    """Up to eight questions that some model got wrong, those first on which models disagree most.
+
+    Questions on which they disagree alike come in the order of the task.
+    """
+    questions = list(zip(*(run.result.outcomes for run in table.runs), strict=True))
+    failed = [each for each in questions if _rights(each) < len(each)]
+    # Sorting keeps the order of what is alike.
+    chosen = sorted(failed, key=lambda each: abs(_rights(each) / len(each) - 0.5))[:_EXAMPLES_MAX]
+    return "".join(_example(table.runs, each) for each in chosen)
+
+
+def _rights(outcomes: Sequence[Outcome]) -> float:
+    # What was not judged right or wrong is no failure.
+    return sum(outcome.numbers.get("correct", 1.0) for outcome in outcomes)
+
+
+def _example(runs: Sequence[Run], outcomes: Sequence[Outcome]) -> str:
+    first = outcomes[0]
+    names = list(dict.fromkeys(name for outcome in outcomes for name in outcome.texts))
+    common = [
+        name
+        for name in names
+        if len(outcomes) > 1 and len({outcome.texts.get(name) for outcome in outcomes}) == 1
+    ]
+    group = f" ({first.group})" if first.group else ""
+    head = f"<summary>{clean(first.id + group)}: {_count(outcomes)}</summary>"
+    asked = "".join(_text(name, first.texts[name]) for name in common)
+    answers = "".join(
+        f'<div class="answer"><h4>{clean(run.model.label)}: {_judged(outcome)}</h4>'
+        + "".join(
+            _text(name, outcome.texts[name])
+            for name in names
+            if name in outcome.texts and name not in common
+        )
+        + _numbers(outcome)
+        + "</div>"
+        for run, outcome in zip(runs, outcomes, strict=True)
+    )
+    return f'<details class="example">{head}{asked}<div class="answers">{answers}</div></details>'
+
+
+def _count(outcomes: Sequence[Outcome]) -> str:
+    right = sum(outcome.numbers.get("correct") == 1 for outcome in outcomes)
+    return f"{right} of {len(outcomes)} right"
+
+
+def _judged(outcome: Outcome) -> str:
+    correct = outcome.numbers.get("correct")
+    if correct is None:
+        return "not judged"
+    if 0 < correct < 1:
+        return f"{correct:.2f} right"
+    return '<span class="right">right</span>' if correct else '<span class="wrong">wrong</span>'
+
+
+def _text(name: str, text: str) -> str:
+    if len(text) > _CHARACTERS_MAX:
+        left = len(text) - _CHARACTERS_MAX
+        text = f"{text[:_CHARACTERS_MAX]}… ({left:,} more characters)"
+    shown = clean(text) if text else "(empty)"
+    return f'<p class="name">{clean(name)}</p><pre dir="auto">{shown}</pre>'
+
+
+def _numbers(outcome: Outcome) -> str:
+    shown = [f"{name} {value:g}" for name, value in outcome.numbers.items() if name != "correct"]
+    return f'<p class="note">{clean(", ".join(shown))}</p>' if shown else ""

@@ -1,0 +1,89 @@
+"""An overview as Markdown."""
+
+from collections.abc import Sequence
+
+from jang_eval._compare import wording
+from jang_eval._compare.overview import Column, Overview, TaskTable
+from jang_eval._report import describe_model, escaped, fenced, shorten
+
+
+def overview_markdown(overview: Overview) -> str:
+    """Each task's metrics with models as rows, then parts, paired tests, and how it was made."""
+    parts: list[str] = []
+    if len(overview.tasks) > 1:
+        parts.append(_summary(overview))
+    for table in overview.tasks:
+        parts += _task(table)
+    parts.append("## Results\n\n" + "\n".join(_files(overview)))
+    parts.append(wording.NOTES)
+    return "\n\n".join(parts) + "\n"
+
+
+def _summary(overview: Overview) -> str:
+    tasks = [table for table in overview.tasks if table.columns]
+    rows: list[list[str]] = []
+    for model in overview.models:
+        row = [
+            model.label,
+            wording.bits_per_weight(model.info),
+            wording.weight_bytes(model.info),
+        ]
+        for table in tasks:
+            cells = zip(table.runs, table.columns[0].cells, strict=True)
+            metric = next((metric for run, metric in cells if run.model is model), None)
+            row.append(wording.cell(table.columns[0], metric))
+        rows.append(row)
+    headings = [f"{table.task}: {wording.heading(table.columns[0])}" for table in tasks]
+    return _markdown_table(["model", "bpw", "bytes", *headings], rows)
+
+
+def _task(table: TaskTable) -> list[str]:
+    parts = [f"## {escaped(table.task)}", _metrics(table)]
+    wholes = dict.fromkeys(column.whole for column in table.columns if column.whole)
+    for whole in wholes:
+        columns = [column for column in table.columns if column.whole == whole]
+        parts += [f"### {escaped(whole)} by part", _by_part(table, columns)]
+    if table.pairs:
+        rows = [wording.paired_test(pair) for pair in table.pairs]
+        tests = _markdown_table(wording.PAIRED_HEADINGS, rows)
+        parts += ["### Paired tests", tests, wording.PAIRED_NOTES]
+    return [*parts, "; ".join(escaped(rule) for rule in wording.rules(table)) + "."]
+
+
+def _metrics(table: TaskTable) -> str:
+    rows = [
+        [
+            run.model.label,
+            wording.bits_per_weight(run.model.info),
+            wording.weight_bytes(run.model.info),
+            *(wording.cell(column, column.cells[index]) for column in table.headlines),
+        ]
+        for index, run in enumerate(table.runs)
+    ]
+    headings = [wording.heading(column) for column in table.headlines]
+    return _markdown_table(["model", "bpw", "bytes", *headings], rows)
+
+
+def _by_part(table: TaskTable, columns: Sequence[Column]) -> str:
+    rows = [
+        [
+            wording.heading(column).removeprefix(f"{column.whole}/"),
+            *(wording.cell(column, metric) for metric in column.cells),
+        ]
+        for column in columns
+    ]
+    return _markdown_table(["part", *(run.model.label for run in table.runs)], rows)
+
+
+def _files(overview: Overview) -> list[str]:
+    return [
+        f"- {escaped(table.task)}, {escaped(run.model.label)}: "
+        f"{escaped(describe_model(run.model.info))}; {fenced(shorten(run.file))}"
+        for table in overview.tasks
+        for run in table.runs
+    ]
+
+
+def _markdown_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = ["| " + " | ".join(escaped(text) for text in row) + " |" for row in (headings, *rows)]
+    return "\n".join([lines[0], "|" + " --- |" * len(headings), *lines[1:]])
