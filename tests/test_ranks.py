@@ -371,6 +371,13 @@ def answers(address: str) -> list[list[int]]:
         return [each.result() for each in found]
 
 
+def scored(client: Client) -> list[float]:
+    """Log-probabilities, and a logit of each row in several messages."""
+    scores = client.score("Some context", ["one way", "and another, which is longer"])
+    rows = [row for part in client.logits(list(range(5, 300))) for row in part.values[:, 7]]
+    return [*(score.logprob for score in scores), *map(float, rows)]
+
+
 @pytest.mark.parametrize(("name", "kind"), [("qwen3", "TENSOR"), ("qwen3_next", "PIPELINE")])
 def test_a_server_over_two_ranks_gives_the_tokens_of_one_process(
     name: str, kind: str, tmp_path: Path, serving: Callable[..., AbstractContextManager[Server]]
@@ -378,12 +385,15 @@ def test_a_server_over_two_ranks_gives_the_tokens_of_one_process(
     directory = converted(name, tmp_path)
     with Engine(directory) as engine, serving(engine) as server:
         expected = answers(server.address)
+        with Client(server.address) as client:
+            expected_scores = scored(client)
     with two_ranks(tmp_path, directory, "--max-active", "4") as (first, second):
         address = first.address()
         # The second time with what the prefix cache has.
         assert answers(address) == expected
         assert answers(address) == expected
         with Client(address) as client:
+            assert scored(client) == pytest.approx(expected_scores, rel=TOLERANCE, abs=TOLERANCE)
             info = client.server_info()
             assert info.ranks == 2
             assert info.sharding == pb.Sharding.Value(f"SHARDING_{kind}")

@@ -30,6 +30,9 @@ from jang_runtime._tickets import Listener, Ticket
 
 _log = logging.getLogger("jang_runtime")
 
+# A rank that is gone without a word is waited for as long as TCP does, which is many minutes.
+_LAST_STEP_SECONDS: Final = 20.0
+
 
 class _Signal(Enum):
     END = 0
@@ -154,11 +157,16 @@ class Engine:
                 raise EngineStoppedError("the engine has stopped")
 
     def close(self) -> None:
-        """Cancel the requests under way and those that wait, and end the thread."""
+        """Cancel the requests under way and those that wait, and end the thread.
+
+        Raises:
+            EngineStoppedError: If the thread cannot end, for another rank does not answer.
+        """
         with self._closing:
             self._closed = True
             self._commands.put(_Signal.END)
-        self._thread.join()
+        if not self.join(_LAST_STEP_SECONDS if self.info.ranks > 1 else None):
+            raise EngineStoppedError("the engine cannot end: another rank does not answer")
 
     def _wake(self) -> None:
         # An engine that has ended looks at nothing any more.

@@ -266,6 +266,10 @@ def serve(
         except EngineStoppedError as error:
             # Not the user's mistake, which would be 2.
             typer.echo(f"error: {error}", err=True)
+            if launched_rank() is not None:
+                # MLX may wait for another rank, and the end of the process for MLX.
+                sys.stderr.flush()
+                os._exit(1)
             raise typer.Exit(1) from error
         except LoadInterruptedError:
             # The engine's thread is somewhere in MLX, which has no way to be stopped.
