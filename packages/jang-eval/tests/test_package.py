@@ -18,6 +18,7 @@ def test_the_public_names_are_these_and_all_there() -> None:
         "OptionError",
         "QaResult",
         "ResultFileError",
+        "SandboxError",
         "TargetError",
         "Verdict",
         "__version__",
@@ -45,7 +46,7 @@ def test_the_command_line_imports_neither_mlx_nor_another_jang_package_than_the_
     assert "jang_proto" in loaded
 
 
-@pytest.mark.parametrize("command", ["qa", "compare", "perplexity", "mmlu"])
+@pytest.mark.parametrize("command", ["qa", "compare", "perplexity", "mmlu", "humaneval"])
 def test_the_help_of_every_command_has_an_example(command: str) -> None:
     result = CliRunner().invoke(app, [command, "--help"])
     assert result.exit_code == 0

@@ -11,6 +11,7 @@ from jang_eval._errors import (
     JangEvalError,
     OptionError,
     ResultFileError,
+    SandboxError,
     TargetError,
 )
 from jang_eval._failure_modes import FailureMode, detect_failure_mode
@@ -27,6 +28,7 @@ __all__ = [
     "OptionError",
     "QaResult",
     "ResultFileError",
+    "SandboxError",
     "TargetError",
     "Verdict",
     "__version__",

@@ -2,7 +2,6 @@
 
 import json
 import math
-import re
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from time import perf_counter
@@ -13,6 +12,7 @@ import grpc
 import numpy as np
 import numpy.typing as npt
 
+from jang_eval._address import check_address
 from jang_eval._errors import OptionError, TargetError
 from jang_eval._results import ModelInfo, PlanRow, SpecialTokens
 from jang_proto.runtime.v1 import runtime_pb2, runtime_pb2_grpc
@@ -88,7 +88,7 @@ class Target:
     """
 
     def __init__(self, address: str, *, timeout: float) -> None:
-        _check_address(address)
+        check_address(address)
         if not 0 < timeout <= TIMEOUT_SECONDS_MAX:
             expected = f"seconds above 0, up to {TIMEOUT_SECONDS_MAX:g}"
             raise OptionError(f"timeout: found {timeout:g}, expected {expected}")
@@ -215,27 +215,32 @@ class Target:
         """Sends one message of a user and returns the model's reply."""
         messages = [runtime_pb2.ChatMessage(role="user", content=message)]
         prompt = runtime_pb2.Prompt(chat=runtime_pb2.Chat(messages=messages))
-        return self._complete(prompt, (), max_tokens, temperature)
-
-    def complete_text(
-        self, text: str, *, stop_strings: Sequence[str], max_tokens: int, temperature: float
-    ) -> Completion:
-        """Has the model continue a text."""
-        prompt = runtime_pb2.Prompt(text=text)
-        return self._complete(prompt, stop_strings, max_tokens, temperature)
-
-    def _complete(
-        self,
-        prompt: runtime_pb2.Prompt,
-        stop_strings: Sequence[str],
-        max_tokens: int,
-        temperature: float,
-    ) -> Completion:
         request = runtime_pb2.GenerateRequest(
             prompt=prompt,
             sampling=runtime_pb2.Sampling(temperature=temperature),
+            stopping=runtime_pb2.Stopping(max_tokens=max_tokens),
+        )
+        return self._complete(request)
+
+    def complete_text(
+        self,
+        text: str,
+        *,
+        stop_strings: Sequence[str],
+        max_tokens: int,
+        temperature: float,
+        top_p: float | None = None,
+        seed: int | None = None,
+    ) -> Completion:
+        """Has the model continue a text; what is None is left to the server."""
+        request = runtime_pb2.GenerateRequest(
+            prompt=runtime_pb2.Prompt(text=text),
+            sampling=runtime_pb2.Sampling(temperature=temperature, top_p=top_p, seed=seed),
             stopping=runtime_pb2.Stopping(max_tokens=max_tokens, stop_strings=stop_strings),
         )
+        return self._complete(request)
+
+    def _complete(self, request: runtime_pb2.GenerateRequest) -> Completion:
         start = perf_counter()
         response = self._call(self._stub.Generate, request)
         seconds = perf_counter() - start
@@ -280,17 +285,6 @@ _EXPLANATIONS = {
     grpc.StatusCode.UNIMPLEMENTED: "found another service ({details}), expected jang.runtime.v1",
 }
 _REFUSAL = "found {code} ({details}), expected an answer"
-
-_ADDRESS = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[^\s:/\[\]]+):([0-9]{1,5})")
-_PORT_MAX = 65535
-
-
-def _check_address(address: str) -> None:
-    match = _ADDRESS.fullmatch(address)
-    if match is None or not 1 <= int(match.group(1)) <= _PORT_MAX:
-        raise TargetError(
-            f"bad address: found {address!r}, expected HOST:PORT such as localhost:50051"
-        )
 
 
 def _finish_reason(value: int) -> str:

@@ -14,6 +14,7 @@ import typer
 from rich.console import Console
 
 from jang_eval._commands.compare import compare
+from jang_eval._commands.humaneval import humaneval
 from jang_eval._commands.mmlu import mmlu
 from jang_eval._commands.perplexity import perplexity
 from jang_eval._errors import JangEvalError
@@ -104,6 +105,10 @@ app.command(epilog="Example: jang-eval perplexity --target localhost:50051 --dat
 app.command(epilog="Example: jang-eval mmlu --target localhost:50051 --data mmlu -o 4M.json")(
     _user_errors()(mmlu)
 )
+app.command(
+    epilog="Example: jang-eval humaneval --target localhost:50051 --data HumanEval.jsonl.gz "
+    "--allow-code-execution -o 4M-humaneval.json"
+)(_user_errors()(humaneval))
 
 
 def _log_answer(answer: JudgedAnswer) -> None:

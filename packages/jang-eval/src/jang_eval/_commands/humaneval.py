@@ -1,0 +1,90 @@
+"""The command `humaneval`."""
+
+from collections import Counter
+from typing import Annotated
+
+import typer
+
+from jang_eval._commands.options import (
+    DEFAULT_IN_FLIGHT,
+    DEFAULT_TIMEOUT,
+    DataOption,
+    InFlightOption,
+    JsonOption,
+    OutputOption,
+    SeedOption,
+    TargetOption,
+    TimeoutOption,
+)
+from jang_eval._commands.running import run_and_print
+from jang_eval._errors import OptionError, SandboxError
+from jang_eval._sandbox import Sandbox, find_sandbox, find_weak_sandbox
+from jang_eval._tasks.humaneval import Sampling, task
+
+
+def humaneval(
+    target: TargetOption,
+    data: DataOption,
+    allow_code_execution: Annotated[
+        bool,
+        typer.Option("--allow-code-execution", help="Run what the model writes, in a sandbox."),
+    ] = False,
+    weak_sandbox: Annotated[
+        bool,
+        typer.Option(
+            "--weak-sandbox",
+            help="Where there is no sandbox, run it with limits of time and memory alone: it can "
+            "then use the network, and read and write what you can.",
+        ),
+    ] = False,
+    samples: Annotated[
+        int, typer.Option(metavar="N", help="Answers to each problem, for pass@k.")
+    ] = 1,
+    temperature: Annotated[
+        float, typer.Option(metavar="T", help="0 for the most likely answer; more for samples.")
+    ] = 0.0,
+    limit: Annotated[
+        int | None, typer.Option(metavar="N", help="Only the first N problems.")
+    ] = None,
+    seed: SeedOption = 0,
+    in_flight: InFlightOption = DEFAULT_IN_FLIGHT,
+    timeout: TimeoutOption = DEFAULT_TIMEOUT,
+    output: OutputOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Have Python functions completed, and run their tests: pass@1 and pass@k."""
+    if not allow_code_execution:
+        raise OptionError(
+            "humaneval runs code that the model writes: found no --allow-code-execution, expected "
+            "it if you want that"
+        )
+    sampling = Sampling(samples=samples, temperature=temperature, seed=seed)
+    sandbox = _sandbox(weak_sandbox)
+    chosen = task(data, sandbox, sampling=sampling, limit=limit)
+    typer.echo(sandbox.description, err=True)
+    result = run_and_print(
+        chosen,
+        target=target,
+        timeout=timeout,
+        in_flight=in_flight,
+        output=output,
+        as_json=as_json,
+    )
+    failures = Counter(outcome.texts["failure"] for outcome in result.outcomes)
+    del failures[""]
+    if failures:
+        kinds = ", ".join(f"{kind} {count}" for kind, count in failures.most_common())
+        typer.echo(f"failures: {kinds}", err=True)
+
+
+def _sandbox(weak_allowed: bool) -> Sandbox:
+    """The best that is to be had; the weak one only where it is allowed."""
+    try:
+        return find_sandbox()
+    except SandboxError as error:
+        if not weak_allowed:
+            raise SandboxError(
+                f"no sandbox for the model's code here ({error}); --weak-sandbox runs it with "
+                "limits alone"
+            ) from error
+    return find_weak_sandbox()

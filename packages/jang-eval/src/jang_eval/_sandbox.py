@@ -1,0 +1,224 @@
+"""Runs programs that nobody has read, where they can do no harm.
+
+On Linux a program gets namespaces of its own: no network, no other processes, read-only libraries
+of Python, and one directory in memory; see `_sandbox_child.py`. Elsewhere, or where the kernel does
+not allow that, there are limits alone, and only if the user says so.
+"""
+
+import json
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Final
+
+from jang_eval._errors import SandboxError
+
+_CHILD: Final = Path(__file__).with_name("_sandbox_child.py")
+# What starting and ending may take on a busy machine, besides the program's own time.
+_OVERHEAD_SECONDS: Final = 60.0
+# Users of their own for programs, if we are the superuser; nobody has such numbers.
+_FIRST_USER, _USERS = 1_900_000_000, 1 << 24
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one program may use.
+
+    Attributes:
+        seconds: Of wall time.
+        cpu_seconds: Of each process.
+        memory_bytes: Address space of each process.
+        processes: And threads, together.
+        file_bytes: Of all files in its directory; without namespaces, of each file.
+        files: In its directory, and open in each process.
+    """
+
+    seconds: float = 10.0
+    cpu_seconds: int = 5
+    memory_bytes: int = 512 * 2**20
+    processes: int = 16
+    file_bytes: int = 16 * 2**20
+    files: int = 64
+
+
+@dataclass(frozen=True)
+class Sandbox:
+    """How programs are run.
+
+    Attributes:
+        namespaces: Whether they have no network, and no files and processes but their own;
+            otherwise there are limits alone.
+        limits: What each may use.
+    """
+
+    namespaces: bool
+    limits: Limits
+
+    @property
+    def description(self) -> str:
+        """What keeps a program in, in a line for the user."""
+        if self.namespaces:
+            return "generated code runs in Linux namespaces: no network, no files but its own"
+        return (
+            "generated code runs with limits alone: it can use the network, and read and write "
+            "what this user can"
+        )
+
+
+@dataclass(frozen=True)
+class ProgramRun:
+    """What came of a program.
+
+    Attributes:
+        failure: Empty where it ran to its end; "assertion", "syntax", "memory", "timeout", "exit"
+            (it ended itself before its end), a signal's name, or the name of an exception.
+        message: The error's last line.
+        seconds: Of wall time, without those of starting the sandbox.
+    """
+
+    failure: str
+    message: str
+    seconds: float
+
+
+def find_sandbox(limits: Limits | None = None) -> Sandbox:
+    """Find out whether this machine has a sandbox that keeps programs in.
+
+    It is tried: a program in it must find Python's library, and must not reach a listener of ours
+    nor write to a directory of ours.
+
+    Raises:
+        SandboxError: There is none; the message says why.
+    """
+    sandbox = Sandbox(namespaces=True, limits=limits or Limits())
+    if sys.platform != "linux":
+        raise SandboxError(f"found no namespaces on {sys.platform}, expected Linux")
+    with (
+        TemporaryDirectory(prefix="jang-eval-") as directory,
+        socket.create_server(("127.0.0.1", 0)) as listener,
+    ):
+        _check(
+            sandbox, _PROBE.format(file=f"{directory}/probe", address=listener.getsockname()[:2])
+        )
+    return sandbox
+
+
+def find_weak_sandbox(limits: Limits | None = None) -> Sandbox:
+    """Find out whether programs run here with limits alone.
+
+    Raises:
+        SandboxError: They do not; the message says why.
+    """
+    if os.name != "posix":
+        raise SandboxError(f"found {sys.platform}, expected a system with limits for processes")
+    sandbox = Sandbox(namespaces=False, limits=limits or Limits())
+    _check(sandbox, "import decimal, hashlib, random")
+    return sandbox
+
+
+# Formatted with the file and the address that must be out of reach.
+_PROBE: Final = """
+import decimal, hashlib, os, random, socket
+for attempt in (
+    lambda: open({file!r}, "w"),
+    lambda: socket.create_connection({address!r}, timeout=1),
+):
+    try:
+        attempt()
+    except OSError:
+        continue
+    raise RuntimeError("a program can get out")
+"""
+
+
+def _check(sandbox: Sandbox, program: str) -> None:
+    run = run_program(sandbox, program)
+    if run.failure:
+        raise SandboxError(f"found {run.failure} ({run.message}) in the sandbox, expected none")
+
+
+def run_program(sandbox: Sandbox, program: str) -> ProgramRun:
+    """Run a Python program to its end.
+
+    That it got there is proven by a token that is drawn for each run: ending early with status 0
+    is not enough. A program that searches the interpreter's own memory for the token can find it.
+
+    Raises:
+        SandboxError: The sandbox could not be made.
+    """
+    token = secrets.token_hex(16)
+    with TemporaryDirectory(prefix="jang-eval-", ignore_cleanup_errors=True) as directory:
+        os.chmod(directory, 0o700)
+        job = {
+            "program": program,
+            "token": token,
+            "directory": directory,
+            "namespaces": sandbox.namespaces,
+            "user": _own_user(),
+            "prefixes": _prefixes(),
+            "limits": asdict(sandbox.limits),
+        }
+        answer = _run_child(json.dumps(job).encode(), sandbox.limits.seconds + _OVERHEAD_SECONDS)
+    if "trouble" in answer:
+        raise SandboxError(f"cannot be made: {answer['trouble']}")
+    return _judged(answer, token, sandbox.limits)
+
+
+def _own_user() -> int | None:
+    """A user that owns nothing and that no other program has, if we may choose one."""
+    return _FIRST_USER + secrets.randbelow(_USERS) if os.geteuid() == 0 else None
+
+
+def _prefixes() -> Sequence[str]:
+    """Where the interpreter and its standard library are, the outermost directory first."""
+    return sorted({os.path.realpath(each) for each in (sys.base_prefix, sys.base_exec_prefix)})
+
+
+def _run_child(job: bytes, seconds: float) -> dict[str, Any]:
+    with subprocess.Popen(
+        [sys.executable, "-I", "-S", str(_CHILD)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env={},
+        start_new_session=True,
+    ) as child:
+        try:
+            output, _ = child.communicate(job, timeout=seconds)
+        except subprocess.TimeoutExpired:
+            output = b""
+        finally:
+            # It is not there any more if all went well.
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(child.pid, signal.SIGKILL)
+    # Nothing comes if the program killed what watches over it, which it can without namespaces.
+    return json.loads(output) if output else {"said": "", "status": 0, "seconds": 0.0}
+
+
+def _judged(answer: dict[str, Any], token: str, limits: Limits) -> ProgramRun:
+    said, status, seconds = answer["said"], answer["status"], round(answer["seconds"], 3)
+    if status is None:
+        return ProgramRun("timeout", f"still running after {limits.seconds:g} s", seconds)
+    if said.startswith(token):
+        return ProgramRun("", "", seconds)
+    if status == -signal.SIGXCPU:
+        return ProgramRun("timeout", f"more than {limits.cpu_seconds} s of CPU time", seconds)
+    if status < 0:
+        name = signal.Signals(-status).name
+        return ProgramRun(name, f"ended by {name}", seconds)
+    try:
+        report = json.loads(said)
+        if report.get("token") == token:
+            raise SandboxError(f"cannot be made: {report['trouble']}")
+        return ProgramRun(str(report["failure"]), str(report["message"]), seconds)
+    except (ValueError, KeyError, AttributeError):
+        # It said nothing, or not what the supervisor's child says.
+        return ProgramRun("exit", f"ended with status {status} before the tests did", seconds)
