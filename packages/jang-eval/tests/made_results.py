@@ -105,25 +105,25 @@ def a_kl(label: str, bpw: float, tokens: int = 200) -> EvaluationResult:
             f"window {index}",
             f"document {index // 2}",
             {"tokens": float(tokens)},
-            arrays={"kl": tuple((mean * draw.lognormal(-1.0, 1.4, tokens)).tolist())},
+            arrays={"divergence": tuple((mean * draw.lognormal(-1.0, 1.4, tokens)).tolist())},
         )
         for index in range(8)
     ]
-    values = np.array([each.arrays["kl"] for each in outcomes])
+    values = np.array([each.arrays["divergence"] for each in outcomes])
     interval = bootstrap_of_means(values.sum(axis=1), np.full(8, tokens * 1.0), 0)
     rms = float(np.sqrt((values**2).mean()))
     metrics = [
-        Metric("kl/mean", float(values.mean()), interval, "nats", "lower", values.size),
+        Metric("KL", float(values.mean()), interval, "nats", "lower", values.size),
         Metric(
-            "kl/median",
+            "KL/median",
             float(np.median(values)),
             Interval(*np.percentile(values, [49, 51]).tolist()),
             "nats",
             "lower",
             values.size,
         ),
-        Metric("kl/max", float(values.max()), None, "nats", "lower", values.size),
-        Metric("rms", rms, None, "nats", "lower", values.size),
+        Metric("KL/max", float(values.max()), None, "nats", "lower", values.size),
+        Metric("RMS", rms, None, "nats", "lower", values.size),
     ]
     return a_result("kl", label, bpw, metrics, outcomes, {"window": "512", "seed": "0"})
 

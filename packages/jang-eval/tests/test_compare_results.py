@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from jang_eval import Verdict, write_result
 from jang_eval._compare.axes import linear_axis, logarithmic_axis
 from jang_eval._compare.figures import pareto_front
-from jang_eval._compare.overview import holm
+from jang_eval._compare.paired import holm
 from jang_eval._evaluation import EvaluationResult, Metric, Outcome
 from jang_eval._records import to_json
 from jang_eval._results import (
@@ -54,7 +54,8 @@ def a_result(label: str, rights: str, **changes: Any) -> EvaluationResult:
     metrics = (
         Metric("accuracy", share, interval, "", "higher", len(rights)),
         Metric("seconds", 12345.6, None, "s", "lower", 1),
-        Metric("accuracy/zoology", share, interval, "", "higher", len(rights)),
+        Metric("accuracy/zoology", share, interval, "", "higher", len(rights) - 1),
+        Metric("accuracy/max", 1.0, None, "", "", len(rights)),
     )
     made: EvaluationResult = MADE["a_result"](
         "mmlu", label, 4.5, list(metrics), list(outcomes), {"shots": "5"}
@@ -82,10 +83,10 @@ def test_the_markdown_has_a_row_for_each_model_with_intervals_parts_and_paired_t
     assert result.stdout == (
         "## mmlu\n"
         "\n"
-        "| model | bpw | bytes | accuracy (%) ↑ | seconds (s) ↓ |\n"
-        "| --- | --- | --- | --- | --- |\n"
-        "| JANG_4M | 4.50 | 75.7 MB | 90.0 (45.0 to 95.0) | 12,346 |\n"
-        "| 2\\|S | 4.50 | 75.7 MB | 20.0 (10.0 to 60.0) | 12,346 |\n"
+        "| model | bpw | bytes | accuracy (%) ↑ | seconds (s) ↓ | accuracy/max (%) |\n"
+        "| --- | --- | --- | --- | --- | --- |\n"
+        "| JANG_4M | 4.50 | 75.7 MB | 90.0 (45.0 to 95.0) | 12,346 | 100.0 |\n"
+        "| 2\\|S | 4.50 | 75.7 MB | 20.0 (10.0 to 60.0) | 12,346 | 100.0 |\n"
         "\n"
         "### accuracy by part\n"
         "\n"
@@ -167,6 +168,22 @@ def test_the_json_has_models_metrics_and_tests(directory: Path) -> None:
         for each in task["paired_tests"]
     ]
     assert pairs == [("a", "b", 2, 1), ("a", "c", 2, 1), ("b", "c", 0, 0)]
+
+
+def test_of_several_answers_to_a_problem_the_test_counts_how_often_they_passed(
+    directory: Path,
+) -> None:
+    for name, passed in {"a": "yynyn", "b": "ynnny"}.items():
+        outcomes = tuple(
+            Outcome(f"{problem}/{index}", problem, {"passed": float(letter == "y")})
+            for index, (problem, letter) in enumerate(zip("ppqqr", passed, strict=True))
+        )
+        write(a_result(name, "y", outcomes=outcomes), f"{name}.json")
+
+    (task,) = json.loads(compare("a.json", "b.json", "--json").stdout)["tasks"]
+
+    (pair,) = task["paired_tests"]
+    assert (pair["only_first"], pair["only_second"], pair["questions"]) == (2, 1, 3)
 
 
 def test_the_same_model_twice_in_one_task_is_two_rows_named_by_their_files(
@@ -310,9 +327,9 @@ def a_hostile_result(label: str) -> EvaluationResult:
             dataclasses.replace(metric, name=name, unit=unit)
             for metric, name, unit in zip(
                 result.metrics,
-                (HOSTILE, "kl/mean", f"{HOSTILE}/{HOSTILE}"),
+                (HOSTILE, "KL", f"{HOSTILE}/{HOSTILE}"),
                 (HOSTILE, "nats", HOSTILE),
-                strict=True,
+                strict=False,
             )
         ),
         outcomes=tuple(
@@ -322,7 +339,7 @@ def a_hostile_result(label: str) -> EvaluationResult:
                 group=HOSTILE,
                 numbers={**outcome.numbers, HOSTILE: 1.0},
                 texts={HOSTILE: HOSTILE + label},
-                arrays={"kl": (0.1, 0.2)},
+                arrays={"divergence": (0.1, 0.2)},
             )
             for outcome in result.outcomes
         ),

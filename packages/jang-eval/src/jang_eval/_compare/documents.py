@@ -81,6 +81,8 @@ def _outcome(answer: JudgedAnswer) -> Outcome:
 
 
 def _check_unique(field: str, names: Sequence[str]) -> None:
+    seen: set[str] = set()
     for index, name in enumerate(names):
-        if name in names[:index]:
+        if name in seen:
             raise FieldError(f"{field}[{index}]", name, "a name that no other has")
+        seen.add(name)

@@ -5,10 +5,13 @@ from typing import Final
 
 from jang_eval._compare.charts import clean
 from jang_eval._compare.overview import Run, TaskTable
+from jang_eval._compare.paired import rightness
 from jang_eval._evaluation import Outcome
 
 _EXAMPLES_MAX: Final = 8
 _CHARACTERS_MAX: Final = 800
+# Shown as words.
+_JUDGED: Final = ("correct", "passed")
 
 
 def examples(table: TaskTable) -> str:
@@ -25,7 +28,8 @@ def examples(table: TaskTable) -> str:
 
 def _rights(outcomes: Sequence[Outcome]) -> float:
     # What was not judged right or wrong is no failure.
-    return sum(outcome.numbers.get("correct", 1.0) for outcome in outcomes)
+    rights = [rightness(outcome) for outcome in outcomes]
+    return sum(1.0 if right is None else right for right in rights)
 
 
 def _example(runs: Sequence[Run], outcomes: Sequence[Outcome]) -> str:
@@ -54,12 +58,12 @@ def _example(runs: Sequence[Run], outcomes: Sequence[Outcome]) -> str:
 
 
 def _count(outcomes: Sequence[Outcome]) -> str:
-    right = sum(outcome.numbers.get("correct") == 1 for outcome in outcomes)
+    right = sum(rightness(outcome) == 1 for outcome in outcomes)
     return f"{right} of {len(outcomes)} right"
 
 
 def _judged(outcome: Outcome) -> str:
-    correct = outcome.numbers.get("correct")
+    correct = rightness(outcome)
     if correct is None:
         return "not judged"
     if 0 < correct < 1:
@@ -76,5 +80,5 @@ def _text(name: str, text: str) -> str:
 
 
 def _numbers(outcome: Outcome) -> str:
-    shown = [f"{name} {value:g}" for name, value in outcome.numbers.items() if name != "correct"]
+    shown = [f"{name} {value:g}" for name, value in outcome.numbers.items() if name not in _JUDGED]
     return f'<p class="note">{clean(", ".join(shown))}</p>' if shown else ""

@@ -147,7 +147,7 @@ def _size_axis(title: str, sizes: Sequence[float]) -> Axis:
 
 
 def _is_logarithmic(column: Column) -> bool:
-    return column.unit.startswith("nats") or "perplexity" in column.name
+    return column.unit == "nats" or "perplexity" in column.name
 
 
 def _ends(metric: Metric) -> tuple[float, float]:
@@ -156,7 +156,7 @@ def _ends(metric: Metric) -> tuple[float, float]:
 
 
 def _divergences(run: Run) -> Doubles:
-    values = [outcome.arrays.get("kl", ()) for outcome in run.result.outcomes]
+    values = [outcome.arrays.get("divergence", ()) for outcome in run.result.outcomes]
     return np.array([value for each in values for value in each], dtype=np.float64)
 
 

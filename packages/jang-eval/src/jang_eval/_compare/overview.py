@@ -1,16 +1,15 @@
 """Results of any tasks, brought together by model and by task."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+from jang_eval._compare.paired import PairedTest, paired_tests
 from jang_eval._errors import ComparisonError
 from jang_eval._evaluation import EvaluationResult, Metric
 from jang_eval._results import ModelInfo
-from jang_eval._statistics import sign_test
 
 Named = tuple[Path, EvaluationResult]
 
@@ -50,29 +49,6 @@ class Column:
     better: str
     whole: str
     cells: tuple[Metric | None, ...]
-
-
-@dataclass(frozen=True)
-class PairedTest:
-    """Two models that answered the same questions.
-
-    Attributes:
-        first: Label of a model.
-        second: Label of another.
-        only_first: Questions that the first did better.
-        only_second: Questions that the second did better.
-        questions: All questions.
-        p: Of McNemar's exact test.
-        p_adjusted: `p` for as many tests as this task has (Holm 1979, jstor:4615733).
-    """
-
-    first: str
-    second: str
-    only_first: int
-    only_second: int
-    questions: int
-    p: float
-    p_adjusted: float
 
 
 @dataclass(frozen=True)
@@ -227,54 +203,30 @@ def _table(runs: Sequence[Run]) -> TaskTable:
         settings=first.settings,
         runs=tuple(runs),
         columns=_columns(runs),
-        pairs=_paired_tests(runs),
+        pairs=paired_tests([(run.model.label, run.result) for run in runs]),
     )
 
 
 def _columns(runs: Sequence[Run]) -> tuple[Column, ...]:
     by_run = [{metric.name: metric for metric in run.result.metrics} for run in runs]
-    names = list(dict.fromkeys(name for metrics in by_run for name in metrics))
     columns: list[Column] = []
-    for name in names:
+    for name in dict.fromkeys(name for metrics in by_run for name in metrics):
         cells = tuple(metrics.get(name) for metrics in by_run)
-        found = [cell for cell in cells if cell is not None]
-        is_share = not found[0].unit and all(0 <= cell.value <= 1 for cell in found)
-        unit = "%" if is_share else found[0].unit
-        columns.append(Column(name, unit, found[0].better, _whole(name, names), cells))
+        first = next(cell for cell in cells if cell is not None)
+        whole = next((whole for metrics in by_run if (whole := _whole(name, metrics))), "")
+        columns.append(Column(name, first.unit or "%", first.better, whole, cells))
     return tuple(columns)
 
 
-def _whole(name: str, names: Sequence[str]) -> str:
+def _whole(name: str, metrics: Mapping[str, Metric]) -> str:
+    """The metric that one with a longer name is a part of: it is of fewer questions or tokens."""
     parts = name.split("/")
     wholes = ("/".join(parts[:length]) for length in range(len(parts) - 1, 0, -1))
-    return next((whole for whole in wholes if whole in names), "")
-
-
-def _paired_tests(runs: Sequence[Run]) -> tuple[PairedTest, ...]:
-    found: list[tuple[str, str, int, int, int, float]] = []
-    for one, other in combinations(runs, 2):
-        pairs = [
-            (mine.numbers["correct"], theirs.numbers["correct"])
-            for mine, theirs in zip(one.result.outcomes, other.result.outcomes, strict=True)
-            if "correct" in mine.numbers and "correct" in theirs.numbers
-        ]
-        if pairs:
-            only_first = sum(mine > theirs for mine, theirs in pairs)
-            only_second = sum(mine < theirs for mine, theirs in pairs)
-            p = sign_test(only_first, only_second)
-            found.append(
-                (one.model.label, other.model.label, only_first, only_second, len(pairs), p)
-            )
-    adjusted = holm([each[-1] for each in found])
-    return tuple(PairedTest(*each, p) for each, p in zip(found, adjusted, strict=True))
-
-
-def holm(values: Sequence[float]) -> list[float]:
-    """Makes p-values of several tests hold for all of them together (Holm 1979)."""
-    order = sorted(range(len(values)), key=lambda index: values[index])
-    adjusted = [0.0] * len(values)
-    highest = 0.0
-    for rank, index in enumerate(order):
-        highest = max(highest, min(1.0, (len(values) - rank) * values[index]))
-        adjusted[index] = highest
-    return adjusted
+    return next(
+        (
+            whole
+            for whole in wholes
+            if whole in metrics and name in metrics and metrics[name].count < metrics[whole].count
+        ),
+        "",
+    )

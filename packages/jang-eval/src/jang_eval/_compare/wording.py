@@ -2,7 +2,8 @@
 
 from typing import Final
 
-from jang_eval._compare.overview import Column, PairedTest, TaskTable
+from jang_eval._compare.overview import Column, TaskTable
+from jang_eval._compare.paired import PairedTest
 from jang_eval._evaluation import Metric
 from jang_eval._results import ModelInfo
 
