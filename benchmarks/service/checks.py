@@ -16,13 +16,13 @@ _EXPECTED_EVENTS: Final = ("call", "draining")
 _LEFT: Final = ("CANCELLED", "DEADLINE_EXCEEDED")
 
 
-def complaints(record: Record, log: Path, status: int, tolerance: float) -> list[str]:
+def complaints(record: Record, log: Path, status: int | None, tolerance: float) -> list[str]:
     """All that is not as it has to be, a line each.
 
     Args:
         record: What the clients saw.
         log: The server's.
-        status: With which the server's process ended.
+        status: With which the server's process ended; None if it did not.
         tolerance: Of resident memory.
     """
     return [

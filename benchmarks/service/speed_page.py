@@ -60,8 +60,8 @@ def page(conduct: Conduct, command: str, options: argparse.Namespace, commit: st
         "",
         "| tokens a second | the engine in process | through gRPC | of the engine's, by round |",
         "|---|---:|---:|---:|",
-        _row("one stream", conduct.alone, "engine", "gRPC"),
-        _row("16 streams", conduct.together, "engine", "gRPC"),
+        *_rows("one stream", conduct.alone, "engine", "gRPC"),
+        *_rows("16 streams", conduct.together, "engine", "gRPC"),
         "",
         _gain(conduct),
     ]
@@ -73,17 +73,18 @@ def page(conduct: Conduct, command: str, options: argparse.Namespace, commit: st
             "",
             "| tokens a second | mlx_lm.server | through gRPC | times as many, by round |",
             "|---|---:|---:|---:|",
-            _row("one stream", conduct.peer_alone, "mlx_lm.server", "gRPC"),
-            _row("16 streams", conduct.peer_together, "mlx_lm.server", "gRPC"),
+            *_rows("one stream", conduct.peer_alone, "mlx_lm.server", "gRPC"),
+            *_rows("16 streams", conduct.peer_together, "mlx_lm.server", "gRPC"),
         ]
     return "\n".join(lines) + "\n" + _EXPLANATION
 
 
 _EXPLANATION: Final = """
-Each cell: the median, and the quartiles in parentheses. A speed is that of whoever asked: tokens
-from the first token of any stream to the last of all, the first of each not counted. Prompts are 16
-random words, the same for all. The client runs on the same machine. Each program is one process all
-the time, idle while another is measured; the order is turned around in every round.
+Each cell: the median, and the quartiles in parentheses. Speeds are those of whoever asked.
+Decoding: tokens from the first token of any stream to the last of all, the first of each not
+counted. All: every token, from the request on, the prompt's time included. Prompts are 16 random
+words, the same for all. The client runs on the same machine. Each program is one process all the
+time, idle while another is measured; the order is turned around in every round.
 """
 
 
@@ -103,14 +104,24 @@ def _introduction(conduct: Conduct, options: argparse.Namespace, commit: str) ->
     )
 
 
-def _rates(taken: Sequence[StepTimes]) -> list[float]:
-    return [each.decoded / each.decode for each in taken]
+def _decoding(times: StepTimes) -> float:
+    return times.decoded / times.decode
 
 
-def _row(name: str, taken: Taken, first: str, second: str) -> str:
-    base, other = _rates(taken[first]), _rates(taken[second])
-    ratios = [after / before for before, after in zip(base, other, strict=True)]
-    return f"| {name} | {_spread(base, 1)} | {_spread(other, 1)} | {_spread(ratios, 3)} |"
+def _whole(times: StepTimes, streams: int) -> float:
+    return (times.decoded + streams) / (times.first + times.decode)
+
+
+def _rows(name: str, taken: Taken, first: str, second: str) -> Iterator[str]:
+    """The two speeds of two programs, and what the second has of the first's."""
+    streams = 16 if name.startswith("16") else 1
+    decoding = {each: [_decoding(times) for times in taken[each]] for each in (first, second)}
+    whole = {each: [_whole(times, streams) for times in taken[each]] for each in (first, second)}
+    for speed, rates in (("decoding", decoding), ("all", whole)):
+        base, other = rates[first], rates[second]
+        ratios = [after / before for before, after in zip(base, other, strict=True)]
+        cells = f"{_spread(base, 1)} | {_spread(other, 1)} | {_spread(ratios, 3)}"
+        yield f"| {name}, {speed} | {cells} |"
 
 
 def _spread(values: Sequence[float], digits: int) -> str:
@@ -118,12 +129,16 @@ def _spread(values: Sequence[float], digits: int) -> str:
     return f"{median(values):.{digits}f} ({low:.{digits}f}-{high:.{digits}f})"
 
 
+def _median(taken: Sequence[StepTimes]) -> float:
+    return median(_decoding(each) for each in taken)
+
+
 def _gain(conduct: Conduct) -> str:
     gains = {
-        name: median(_rates(conduct.together[name])) / median(_rates(conduct.alone[name]))
+        name: _median(conduct.together[name]) / _median(conduct.alone[name])
         for name in conduct.alone
     }
     return (
-        f"16 streams through gRPC have {gains['gRPC']:.2f} times the tokens of one, by the engine "
-        f"in process {gains['engine']:.2f} times."
+        f"16 streams through gRPC decode {gains['gRPC']:.2f} times the tokens of one, by the "
+        f"engine in process {gains['engine']:.2f} times."
     )
