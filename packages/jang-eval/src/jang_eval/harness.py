@@ -1,0 +1,152 @@
+"""The tasks of lm-evaluation-harness, run against a JANG server (needs the extra `lm-eval`).
+
+`python -m jang_eval.harness` is the harness's own command, with one model more:
+
+    python -m jang_eval.harness --model jang --model_args target=localhost:50051 --tasks mmlu
+
+Chat templates (`--apply_chat_template`) are not put on: tasks are asked as plain text.
+"""
+
+# A checkout does not install the harness, only what typings say of it.
+# pyright: reportMissingModuleSource=false
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final, TypeVar
+
+from lm_eval.api.instance import Instance
+from lm_eval.api.model import LM
+from lm_eval.api.registry import register_model
+from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
+
+from jang_eval._errors import OptionError, TargetError
+from jang_eval._target import Target
+
+# As for the harness's own models.
+_MAX_TOKENS: Final = 256
+# The most that the API takes at once.
+_CONTINUATIONS_MAX: Final = 1024
+
+_Input = TypeVar("_Input")
+_Output = TypeVar("_Output")
+
+
+@register_model("jang")
+class ServedModel(LM):
+    """A model behind `jang.runtime.v1`, for lm-evaluation-harness.
+
+    Args:
+        target: `HOST:PORT` of the server.
+        timeout: Seconds to wait for each answer.
+        in_flight: How many requests the server has at a time.
+        batch_size: The harness gives it to every model; servers make their own batches.
+        max_batch_size: As `batch_size`.
+        device: As `batch_size`.
+
+    Raises:
+        TargetError: The address is none; later: the server is unreachable, too slow, or refuses,
+            such as a text longer than the model's context.
+    """
+
+    def __init__(
+        self,
+        target: str,
+        timeout: float = 120.0,
+        in_flight: int = 4,
+        batch_size: object = None,
+        max_batch_size: object = None,
+        device: object = None,
+    ) -> None:
+        super().__init__()
+        self._target = Target(target, timeout=timeout)
+        self._in_flight = in_flight
+        self._model = self._target.model_info()
+
+    def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
+        """How likely continuations are, and whether the model would write them by itself."""
+        # A context with all its continuations is one request: the server reads it once.
+        groups: dict[str, dict[str, None]] = {}
+        for request in requests:
+            context, continuation = request.args
+            groups.setdefault(context, {})[continuation] = None
+        asked = [
+            (context, list(continuations)[at : at + _CONTINUATIONS_MAX])
+            for context, continuations in groups.items()
+            for at in range(0, len(continuations), _CONTINUATIONS_MAX)
+        ]
+        found: dict[tuple[str, str], tuple[float, bool]] = {}
+        for scored in self._all(self._scored, asked):
+            found |= scored
+        return [found[request.args[0], request.args[1]] for request in requests]
+
+    def loglikelihood_rolling(self, requests: list[Instance]) -> list[float]:
+        """How likely whole texts are, each token after as many as the context takes."""
+        return self._all(self._rolling, [request.args[0] for request in requests])
+
+    def generate_until(self, requests: list[Instance]) -> list[str]:
+        """What the model writes after texts, up to one of the task's marks.
+
+        Raises:
+            OptionError: The task wants it sampled in a way that this adapter does not know.
+        """
+        return self._all(self._written, [(each.args[0], each.args[1]) for each in requests])
+
+    def _all(self, ask: Callable[[_Input], _Output], inputs: Sequence[_Input]) -> list[_Output]:
+        with ThreadPoolExecutor(self._in_flight) as pool:
+            return list(pool.map(ask, inputs))
+
+    def _scored(self, asked: tuple[str, list[str]]) -> dict[tuple[str, str], tuple[float, bool]]:
+        context, continuations = asked
+        if context:
+            scores = self._target.score(context, continuations)
+        else:
+            tokens = [
+                self._target.tokenize(each, add_special_tokens=False) for each in continuations
+            ]
+            scores = self._target.score((self._first_token(),), tokens)
+        return {
+            (context, continuation): (score.logprob, score.is_greedy)
+            for continuation, score in zip(continuations, scores, strict=True)
+        }
+
+    def _rolling(self, text: str) -> float:
+        # The first token stands before the text, so its tokenizer adds no mark of its own.
+        tokens = self._target.tokenize(text, add_special_tokens=False)
+        windows = get_rolling_token_windows(
+            list(tokens), self._first_token(), self._model.context_length, 1
+        )
+        total = 0.0
+        for window in windows:
+            context, continuation = make_disjoint_window(window)
+            (score,) = self._target.score(tuple(context), [tuple(continuation)])
+            total += score.logprob
+        return total
+
+    def _written(self, asked: tuple[str, Mapping[str, Any]]) -> str:
+        context, options = asked
+        unknown = options.keys() - {"until", "max_gen_toks", "do_sample", "temperature"}
+        if unknown:
+            expected = "until, max_gen_toks, do_sample or temperature"
+            raise OptionError(f"generation_kwargs: found {min(unknown)}, expected {expected}")
+        until: str | Sequence[str] = options.get("until") or ()
+        sampled = options.get("do_sample", "temperature" in options)
+        return self._target.complete_text(
+            context,
+            stop_strings=[until] if isinstance(until, str) else until,
+            max_tokens=options.get("max_gen_toks", _MAX_TOKENS),
+            temperature=float(options.get("temperature", 1.0)) if sampled else 0.0,
+        ).text
+
+    def _first_token(self) -> int:
+        """What stands before a text that has nothing before it: its beginning, or an end."""
+        tokens = self._model.special_tokens
+        for token in (tokens.bos, tokens.eos, *self._model.eos_token_ids):
+            if token is not None:
+                return token
+        raise TargetError(f"server {self._target.address}: found no bos or eos token, expected one")
+
+
+if __name__ == "__main__":
+    from lm_eval.__main__ import cli_evaluate
+
+    cli_evaluate()
