@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import os
+import re
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -388,6 +389,33 @@ def test_the_page_says_how_it_was_made_and_is_the_same_each_time(directory: Path
     for told in ("0123abc", "Task kl, version 1", f"data sha256 {'ab' * 32}", "seed: 0"):
         assert told in text
     assert "127.0.0.1:50051" in text
+
+
+def test_failures_begin_where_models_disagree_and_take_groups_in_turn(directory: Path) -> None:
+    groups = "aaaabbc"
+    results = {
+        f"{name}.json": a_result(
+            name,
+            "y",
+            outcomes=tuple(
+                Outcome(f"q{index}", group, {"correct": float(right == "y")}, {"said": f"{name}!"})
+                for index, (group, right) in enumerate(zip(groups, rights, strict=True))
+            ),
+        )
+        for name, rights in {"one": "ynnnynn", "two": "ynyynyn"}.items()
+    }
+    page = page_of(results)
+    found = re.findall("<summary>(q[^<]*)</summary>", page)
+    # q0 was right in both.
+    assert found == [
+        "q2 (a): 1 of 2 right",
+        "q4 (b): 1 of 2 right",
+        "q3 (a): 1 of 2 right",
+        "q5 (b): 1 of 2 right",
+        "q1 (a): 0 of 2 right",
+        "q6 (c): 0 of 2 right",
+    ]
+    assert page.count("one!") == page.count("two!") == 6
 
 
 def test_models_that_diverge_nowhere_and_metrics_that_one_model_lacks_have_a_place(

@@ -9,6 +9,7 @@ import dataclasses
 import math
 from collections.abc import Callable
 from enum import Enum
+from functools import cache
 from types import NoneType, UnionType
 from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints
 
@@ -57,7 +58,7 @@ def _decode_record(kind: type[Any], value: object, field: str) -> Any:
     if not isinstance(value, dict):
         raise FieldError(field or "document", value, "an object")
     entries = cast("dict[str, object]", value)
-    types = get_type_hints(kind)
+    types = _types(kind)
     prefix = f"{field}." if field else ""
     return kind(
         **{
@@ -69,6 +70,12 @@ def _decode_record(kind: type[Any], value: object, field: str) -> Any:
             if each.name in entries or not _has_default(each)
         }
     )
+
+
+@cache
+def _types(kind: type[Any]) -> dict[str, Any]:
+    # Looking them up takes longer than checking a record, and results hold thousands of one kind.
+    return get_type_hints(kind)
 
 
 def _has_default(field: "dataclasses.Field[Any]") -> bool:

@@ -152,7 +152,7 @@ def histogram(
 
 def bars(name: str, rows: Sequence[Bar], x: Axis) -> str:
     """Lying bars from the start of the axis, with whiskers and marks."""
-    left, row = 132.0, 17.0
+    left, row = 164.0, 17.0
     across = _WIDTH - left - _RIGHT
     height = _TOP + row * len(rows) + _BOTTOM
     parts: list[str] = []
@@ -177,14 +177,14 @@ def bars(name: str, rows: Sequence[Bar], x: Axis) -> str:
             f'height="{row - 6}"/>'
             f'<path class="whisker" d="M{low:.1f} {middle:.1f}H{high:.1f}"/>{mark}</g>'
         )
-        label = shortened(bar.label)
+        label = shortened(bar.label, 28)
         parts.append(_text(left - 6, middle + 4, label, "label", ' text-anchor="end"'))
     return _svg(name, height, parts)
 
 
-def shortened(label: str) -> str:
+def shortened(label: str, length: int = 20) -> str:
     """A name that fits into a chart; the whole one stands in the table and in the tooltip."""
-    return label if len(label) <= 20 else f"{label[:19]}…"
+    return label if len(label) <= length else f"{label[: length - 1]}…"
 
 
 def _svg(name: str, height: float, parts: Sequence[str]) -> str:

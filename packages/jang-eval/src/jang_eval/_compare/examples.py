@@ -1,5 +1,6 @@
 """Questions that models answered differently, side by side."""
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Final
 
@@ -17,13 +18,19 @@ _JUDGED: Final = ("correct", "passed")
 def examples(table: TaskTable) -> str:
     """Up to eight questions that some model got wrong, those first on which models disagree most.
 
-    Questions on which they disagree alike come in the order of the task.
+    Of those on which they disagree alike each group gives one in turn.
     """
-    questions = list(zip(*(run.result.outcomes for run in table.runs), strict=True))
-    failed = [each for each in questions if _rights(each) < len(each)]
+    ranked: list[tuple[float, int, tuple[Outcome, ...]]] = []
+    seen: Counter[tuple[float, str]] = Counter()
+    for outcomes in zip(*(run.result.outcomes for run in table.runs), strict=True):
+        rights = _rights(outcomes)
+        if rights < len(outcomes):
+            agreement = abs(rights / len(outcomes) - 0.5)
+            ranked.append((agreement, seen[agreement, outcomes[0].group], outcomes))
+            seen[agreement, outcomes[0].group] += 1
     # Sorting keeps the order of what is alike.
-    chosen = sorted(failed, key=lambda each: abs(_rights(each) / len(each) - 0.5))[:_EXAMPLES_MAX]
-    return "".join(_example(table.runs, each) for each in chosen)
+    ranked.sort(key=lambda each: each[:2])
+    return "".join(_example(table.runs, outcomes) for _, _, outcomes in ranked[:_EXAMPLES_MAX])
 
 
 def _rights(outcomes: Sequence[Outcome]) -> float:
@@ -40,7 +47,7 @@ def _example(runs: Sequence[Run], outcomes: Sequence[Outcome]) -> str:
         for name in names
         if len(outcomes) > 1 and len({outcome.texts.get(name) for outcome in outcomes}) == 1
     ]
-    group = f" ({first.group})" if first.group else ""
+    group = "" if first.group in first.id else f" ({first.group})"
     head = f"<summary>{clean(first.id + group)}: {_count(outcomes)}</summary>"
     asked = "".join(_text(name, first.texts[name]) for name in common)
     answers = "".join(
