@@ -62,6 +62,7 @@ def call_it(name: str) -> str:
         ("raise KeyboardInterrupt", "KeyboardInterrupt", "KeyboardInterrupt"),
         ("class E(Exception):\n def __str__(self): 1 / 0\nraise E", "E", "str() failed"),
         ("import ctypes\nctypes.string_at(0)", "SIGSEGV", "ended by SIGSEGV"),
+        ("import os\nos.kill(os.getpid(), 40)", "signal 40", "ended by signal 40"),
     ],
 )
 def test_a_failure_has_a_kind(sandbox: Sandbox, program: str, failure: str, message: str) -> None:
@@ -235,10 +236,13 @@ assert sys.stdin.read() == ""
         "import os\nos._exit(0)",
         "import ctypes\nctypes.CDLL(None).exit(0)",
         "import os\nos.closerange(0, 100)\nos._exit(0)",
-        'import os\nfor n in range(3, 32):\n    try: os.write(n, b\'{"failure": ""}\')\n'
-        "    except OSError: pass\nos._exit(0)",
-        "import os\nfor n in range(3, 32):\n    try: os.write(n, b'[]')\n"
-        "    except OSError: pass\nos._exit(0)",
+        # In the place of the supervisor's child.
+        *(
+            "import os\nfor n in range(3, 32):\n"
+            f"    try: os.write(n, {said!r})\n    except OSError: pass\nos._exit(0)"
+            for said in (b'{"failure": "", "message": ""}', b'{"failure": ""}', b"[1]", b"[" * 4000)
+        ),
+        "raise type('', (Exception,), {})",
     ],
 )
 def test_code_that_ends_before_its_tests_has_not_passed(sandbox: Sandbox, program: str) -> None:

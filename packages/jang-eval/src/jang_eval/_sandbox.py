@@ -17,7 +17,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from jang_eval._errors import SandboxError
 
@@ -26,6 +26,8 @@ _CHILD: Final = Path(__file__).with_name("_sandbox_child.py")
 _OVERHEAD_SECONDS: Final = 60.0
 # Users of their own for programs, if we are the superuser; nobody has such numbers.
 _FIRST_USER, _USERS = 1_900_000_000, 1 << 24
+_SIGNALS: Final = {each.value: each.name for each in signal.Signals}
+_ANSWER: Final = {"said", "status", "seconds"}
 
 
 @dataclass(frozen=True)
@@ -191,16 +193,28 @@ def _run_child(job: bytes, seconds: float) -> dict[str, Any]:
         env={},
         start_new_session=True,
     ) as child:
+        output = b""
         try:
             output, _ = child.communicate(job, timeout=seconds)
         except subprocess.TimeoutExpired:
-            output = b""
+            pass
         finally:
-            # It is not there any more if all went well.
-            with suppress(ProcessLookupError, PermissionError):
-                os.killpg(child.pid, signal.SIGKILL)
-    # Nothing comes if the program killed what watches over it, which it can without namespaces.
-    return json.loads(output) if output else {"said": "", "status": 0, "seconds": 0.0}
+            # It ends its own group when it has written.
+            if not output:
+                with suppress(ProcessLookupError, PermissionError):
+                    os.killpg(child.pid, signal.SIGKILL)
+    return _answer(output)
+
+
+def _answer(output: bytes) -> dict[str, Any]:
+    """What the supervisor wrote; without namespaces a program can kill it or write in its place."""
+    try:
+        answer = cast(object, json.loads(output))
+    except ValueError:
+        answer = None
+    if isinstance(answer, dict) and ("trouble" in answer or answer.keys() >= _ANSWER):
+        return cast(dict[str, Any], answer)
+    return {"said": "", "status": 0, "seconds": 0.0}
 
 
 def _judged(answer: dict[str, Any], token: str, limits: Limits) -> ProgramRun:
@@ -212,13 +226,15 @@ def _judged(answer: dict[str, Any], token: str, limits: Limits) -> ProgramRun:
     if status == -signal.SIGXCPU:
         return ProgramRun("timeout", f"more than {limits.cpu_seconds} s of CPU time", seconds)
     if status < 0:
-        name = signal.Signals(-status).name
+        name = _SIGNALS.get(-status, f"signal {-status}")
         return ProgramRun(name, f"ended by {name}", seconds)
     try:
         report = json.loads(said)
         if report.get("token") == token:
             raise SandboxError(f"cannot be made: {report['trouble']}")
-        return ProgramRun(str(report["failure"]), str(report["message"]), seconds)
-    except (ValueError, KeyError, AttributeError):
+        # An exception's name may be empty, and a program may write here itself: only the token
+        # says that it passed.
+        return ProgramRun(str(report["failure"]) or "exit", str(report["message"]), seconds)
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
         # It said nothing, or not what the supervisor's child says.
         return ProgramRun("exit", f"ended with status {status} before the tests did", seconds)
