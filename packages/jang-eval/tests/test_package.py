@@ -46,7 +46,9 @@ def test_the_command_line_imports_neither_mlx_nor_another_jang_package_than_the_
     assert "jang_proto" in loaded
 
 
-@pytest.mark.parametrize("command", ["qa", "compare", "perplexity", "mmlu", "humaneval"])
+@pytest.mark.parametrize(
+    "command", ["qa", "compare", "perplexity", "mmlu", "humaneval", "kl", "reference"]
+)
 def test_the_help_of_every_command_has_an_example(command: str) -> None:
     result = CliRunner().invoke(app, [command, "--help"])
     assert result.exit_code == 0

@@ -6,7 +6,13 @@ from itertools import product
 import numpy as np
 import pytest
 
-from jang_eval._statistics import block_bootstrap, bootstrap_of_means, sign_test, wilson
+from jang_eval._statistics import (
+    block_bootstrap,
+    bootstrap_of_means,
+    bootstrap_of_quantiles,
+    sign_test,
+    wilson,
+)
 
 
 @pytest.mark.parametrize(
@@ -68,3 +74,15 @@ def test_the_sign_test_counts_all_ways_that_coins_can_fall(first: int, second: i
     falls = [sum(coins) for coins in product((0, 1), repeat=first + second)]
     as_far = [n for n in falls if abs(2 * n - first - second) >= abs(first - second)]
     assert found == pytest.approx(len(as_far) / len(falls))
+
+
+def test_quantiles_of_drawn_blocks_are_those_of_their_values() -> None:
+    random = np.random.default_rng(3)
+    blocks = [random.exponential(size=n) for n in (40, 7, 100, 23, 60)]
+    owner = np.repeat(np.arange(5), [len(each) for each in blocks])
+    shares = [0.5, 0.9, 0.99, 1.0]
+    found = bootstrap_of_quantiles(np.concatenate(blocks), owner, shares, seed=4)
+    for share, interval in zip(shares, found, strict=True):
+        assert interval == block_bootstrap(
+            blocks, lambda v, q=share: float(np.quantile(v, q, method="inverted_cdf")), seed=4
+        )

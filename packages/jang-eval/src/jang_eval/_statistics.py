@@ -67,6 +67,31 @@ def bootstrap_of_means(sums: Doubles, counts: Doubles, seed: int) -> Interval:
     return Interval(float(low), float(high))
 
 
+def bootstrap_of_quantiles(
+    values: Doubles, block: npt.NDArray[np.int64], shares: Sequence[float], seed: int
+) -> list[Interval]:
+    """`block_bootstrap` of several quantiles (the least value with that share at or below it).
+
+    Args:
+        values: `[n]`.
+        block: In which block each of them is, counted from 0, `[n]`.
+        shares: Which quantiles, above 0 and up to 1.
+        seed: Of the draws.
+    """
+    order = np.argsort(values)
+    ordered, owner = values[order], block[order]
+    blocks = int(block.max()) + 1
+    draw = np.random.default_rng(seed)
+    found = np.empty((_RESAMPLES, len(shares)))
+    for n in range(_RESAMPLES):
+        times = np.bincount(draw.integers(blocks, size=blocks), minlength=blocks)
+        until = np.cumsum(times[owner])
+        wanted = np.ceil(np.array(shares) * until[-1] - 1e-9)
+        found[n] = ordered[np.searchsorted(until, wanted)]
+    low, high = np.percentile(found, [_LOW, _HIGH], axis=0)
+    return [Interval(float(a), float(b)) for a, b in zip(low, high, strict=True)]
+
+
 def sign_test(only_first: int, only_second: int) -> float:
     """How likely such a difference is where two models are equally good (McNemar's exact test).
 

@@ -15,8 +15,10 @@ from rich.console import Console
 
 from jang_eval._commands.compare import compare
 from jang_eval._commands.humaneval import humaneval
+from jang_eval._commands.kl import kl
 from jang_eval._commands.mmlu import mmlu
 from jang_eval._commands.perplexity import perplexity
+from jang_eval._commands.reference import reference
 from jang_eval._errors import JangEvalError
 from jang_eval._qa import DEFAULT_MAX_TOKENS, DEFAULT_TIMEOUT, run_qa
 from jang_eval._report import answers_table, progress_line
@@ -109,6 +111,14 @@ app.command(
     epilog="Example: jang-eval humaneval --target localhost:50051 --data HumanEval.jsonl.gz "
     "--allow-code-execution -o 4M-humaneval.json"
 )(_user_errors()(humaneval))
+app.command(
+    epilog="Example: jang-eval kl --target localhost:50051 --reference localhost:50052 "
+    "--data wiki.test.raw --windows 16"
+)(_user_errors()(kl))
+app.command(
+    epilog="Example: jang-eval reference --target localhost:50052 --data wiki.test.raw "
+    "--windows 16 -o reference.bin"
+)(_user_errors()(reference))
 
 
 def _log_answer(answer: JudgedAnswer) -> None:

@@ -46,7 +46,7 @@ def run_and_print(
     """
     if not 1 <= in_flight <= _IN_FLIGHT_MAX:
         raise OptionError(f"in_flight: found {in_flight}, expected 1 to {_IN_FLIGHT_MAX}")
-    with Target(target, timeout=timeout) as server, _progress(task.name) as show:
+    with Target(target, timeout=timeout) as server, show_progress(task.name) as show:
         result = run_task(task, server, in_flight=in_flight, output=output, on_progress=show)
     if output is not None:
         typer.echo(f"wrote {output}", err=True)
@@ -59,7 +59,7 @@ def run_and_print(
 
 
 @contextmanager
-def _progress(name: str) -> Generator[Callable[[int, int], None]]:
+def show_progress(name: str) -> Generator[Callable[[int, int], None]]:
     """Shows what is done and how long the rest takes; nothing where stderr is no terminal."""
     columns = (
         TextColumn("{task.description}"),

@@ -1,5 +1,6 @@
 """Options of the commands that go over texts in windows."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, TypeAlias
 
@@ -30,7 +31,10 @@ WindowOption: TypeAlias = Annotated[
 StrideOption: TypeAlias = Annotated[
     int | None,
     typer.Option(
-        "--stride", metavar="TOKENS", help="From one window to the next. Default: half a window."
+        "--stride",
+        metavar="TOKENS",
+        help="From one window to the next. Default: half a window for perplexity, else a whole "
+        "one.",
     ),
 ]
 MostOption: TypeAlias = Annotated[
@@ -51,3 +55,15 @@ def windowing(
     """
     length = window or (512 if convention is Convention.LLAMA_CPP else 1024)
     return Windowing(convention, length, stride or max(1, length // 2), most)
+
+
+def whole_windows(
+    convention: Convention, window: int | None, stride: int | None, most: int | None
+) -> Windowing:
+    """The same, where windows do not overlap unless that is asked for.
+
+    Raises:
+        OptionError: One of the options is out of range.
+    """
+    cutting = windowing(convention, window, stride, most)
+    return cutting if stride else replace(cutting, stride=cutting.window)

@@ -1,0 +1,81 @@
+"""The command `kl`."""
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from jang_eval._commands.options import (
+    DEFAULT_TIMEOUT,
+    InFlightOption,
+    JsonOption,
+    OutputOption,
+    SeedOption,
+    TargetOption,
+    TimeoutOption,
+)
+from jang_eval._commands.running import run_and_print
+from jang_eval._commands.windows import (
+    ConventionOption,
+    MostOption,
+    StrideOption,
+    TextsOption,
+    WindowOption,
+    whole_windows,
+)
+from jang_eval._errors import OptionError
+from jang_eval._reference import Reference, ServerReference
+from jang_eval._reference_reader import ReferenceFile
+from jang_eval._target import Target
+from jang_eval._tasks.kl import task
+from jang_eval._windows import Convention, Windowing
+
+
+def kl(
+    target: TargetOption,
+    data: TextsOption,
+    reference: Annotated[
+        str,
+        typer.Option(
+            metavar="HOST:PORT|FILE", help="A JANG server, or a file that `reference` wrote."
+        ),
+    ],
+    convention: ConventionOption = Convention.STRIDED,
+    window: WindowOption = None,
+    stride: StrideOption = None,
+    windows: MostOption = None,
+    output: OutputOption = None,
+    in_flight: InFlightOption = 2,
+    timeout: TimeoutOption = DEFAULT_TIMEOUT,
+    seed: SeedOption = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure how far a model is from a reference: KL divergence, agreement, probabilities."""
+    cutting = whole_windows(convention, window, stride, windows)
+    is_default = convention is Convention.STRIDED and not (window or stride or windows)
+    with ExitStack() as stack:
+        server = stack.enter_context(Target(target, timeout=timeout))
+        known: Reference
+        if Path(reference).exists() or ":" not in reference:
+            known = ReferenceFile(Path(reference))
+            cutting = _of_the_file(known, cutting, is_default)
+        else:
+            known = ServerReference(stack.enter_context(Target(reference, timeout=timeout)))
+        asked = task(server, known, data, cutting, seed)
+        run_and_print(
+            asked,
+            target=target,
+            timeout=timeout,
+            in_flight=in_flight,
+            output=output,
+            as_json=as_json,
+        )
+
+
+def _of_the_file(known: ReferenceFile, asked: Windowing, is_default: bool) -> Windowing:
+    found = known.header.windowing
+    if not is_default and asked.settings != found.settings:
+        shown = ", ".join(f"{name} {value}" for name, value in found.settings.items())
+        raise OptionError(f"windows: found others than the reference has, expected {shown}")
+    return found

@@ -1,0 +1,90 @@
+"""A reference to compare with: a server, or a file of what a server said."""
+
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from jang_eval._divergence import Expected, FullRows, Ids
+from jang_eval._errors import TargetError
+from jang_eval._results import ModelInfo
+from jang_eval._target import Target
+from jang_eval._windows import Text, Window, tokenize, tokens_digest
+
+
+class Reference(Protocol):
+    """What models are compared with."""
+
+    @property
+    def model(self) -> ModelInfo:
+        """Which model it is."""
+        ...
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """What results say of it."""
+        ...
+
+    def tokens_digest(self, texts: Sequence[Text]) -> str:
+        """`tokens_digest` of its tokens of texts, or of the texts that it is of."""
+        ...
+
+    def expected(self, window: Window) -> Expected:
+        """What it says of the positions of a window; called in several threads at once."""
+        ...
+
+
+class ServerReference:
+    """A reference that is asked while it is compared with."""
+
+    def __init__(self, target: Target) -> None:
+        self._target = target
+        self.model = target.model_info()
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """What results say of it."""
+        return {"reference": self.model.name, "reference digest": self.model.digest}
+
+    def tokens_digest(self, texts: Sequence[Text]) -> str:
+        """Ask for its tokens."""
+        return tokens_digest(tokenize(self._target, texts))
+
+    def expected(self, window: Window) -> Expected:
+        """Ask for a window's logits."""
+        return FullRows(all_rows(self._target, window))
+
+
+def rows_of(target: Target, window: Window) -> Iterator[tuple[slice, npt.NDArray[np.float32]]]:
+    """A server's logits at the positions of a window that count, some at a time.
+
+    Raises:
+        TargetError: They are not as many as were asked for, or no numbers.
+    """
+    asked = tuple(range(window.first - 1, len(window.tokens) - 1))
+    done = 0
+    for positions, rows in target.logits(window.tokens, asked):
+        if positions != asked[done : done + len(rows)] or not positions:
+            raise TargetError(f"server {target.address}: found logits of other positions")
+        # Minus infinity is a token that can never come.
+        if np.isnan(rows).any() or np.isposinf(rows).any():
+            raise TargetError(
+                f"server {target.address}: found logits that are no numbers in window {window.id}"
+            )
+        yield slice(done, done + len(rows)), rows
+        done += len(rows)
+    if done != len(asked):
+        raise TargetError(
+            f"server {target.address}: found logits of {done} positions, expected {len(asked)}"
+        )
+
+
+def all_rows(target: Target, window: Window) -> npt.NDArray[np.float32]:
+    """A server's logits at all positions of a window that count, `[n, vocabulary]`."""
+    return np.concatenate([rows for _, rows in rows_of(target, window)])
+
+
+def following(window: Window) -> Ids:
+    """The tokens that count: what comes after each position."""
+    return np.array(window.tokens[window.first :], np.uint32)

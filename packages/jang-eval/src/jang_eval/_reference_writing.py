@@ -1,0 +1,99 @@
+"""Writes a file of a reference, window by window, and goes on where it was interrupted."""
+
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from jang_eval._errors import OptionError, ResultFileError
+from jang_eval._reference import all_rows, following
+from jang_eval._reference_file import Header, record
+from jang_eval._results import check_writable
+from jang_eval._target import Target
+from jang_eval._windows import Window
+
+
+def write_reference(
+    target: Target,
+    header: Header,
+    windows: Sequence[Window],
+    output: Path,
+    *,
+    max_bytes: int,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> None:
+    """Ask a server for the logits of all windows, and keep them.
+
+    Args:
+        target: The reference.
+        header: What is kept, and how.
+        windows: Those of the header.
+        output: The file; until it is whole, what has come stands in `.FILE.partial` beside it.
+        max_bytes: The most that the file may have.
+        on_progress: Called with windows stored and windows in all.
+
+    Raises:
+        OptionError: The file would be larger than allowed, or than the disk has room for.
+        ResultFileError: The file cannot be written, or another run's beginning is in its place.
+        TargetError: The server is unreachable, too slow, or refuses.
+    """
+    check_writable(output)
+    beginning = header.encoded()
+    size = header.file_bytes(len(beginning))
+    if size > max_bytes:
+        raise OptionError(
+            f"{output}: found {_megabytes(size)} to store, expected at most "
+            f"{_megabytes(max_bytes)}; keep less of each position, or take fewer windows"
+        )
+    partial = output.with_name(f".{output.name}.partial")
+    try:
+        done, there = _begun(partial, beginning, header)
+        free = shutil.disk_usage(output.parent).free
+        if size - there > free:
+            raise OptionError(
+                f"{output}: found {_megabytes(size - there)} to store, "
+                f"expected at most the {_megabytes(free)} that are free there"
+            )
+        with partial.open("r+b" if there else "wb") as file:
+            if there:
+                file.truncate(there)
+                file.seek(there)
+            else:
+                file.write(beginning)
+            for window in windows[done:]:
+                on_progress(done, len(windows))
+                file.write(record(header.keep, all_rows(target, window), following(window)))
+                file.flush()
+                os.fsync(file.fileno())
+                done += 1
+            on_progress(done, len(windows))
+        partial.replace(output)
+    except OSError as error:
+        raise ResultFileError(f"{output}: cannot be written: {error.strerror}") from error
+
+
+def _begun(partial: Path, beginning: bytes, header: Header) -> tuple[int, int]:
+    """How many windows an interrupted run has stored, and how many bytes they are."""
+    if not partial.exists():
+        return 0, 0
+    size = partial.stat().st_size
+    with partial.open("rb") as file:
+        found = file.read(len(beginning))
+    if not beginning.startswith(found):
+        raise ResultFileError(
+            f"{partial}: found the beginning of another reference, expected this one's; "
+            "delete it to begin anew"
+        )
+    if len(found) < len(beginning):
+        return 0, 0
+    done, end = 0, len(beginning)
+    for window in header.windows:
+        if end + header.record_bytes(window) > size:
+            break
+        end += header.record_bytes(window)
+        done += 1
+    return done, end
+
+
+def _megabytes(count: int) -> str:
+    return f"{count / 1e6:,.1f} MB"
