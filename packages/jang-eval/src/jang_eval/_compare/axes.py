@@ -63,6 +63,10 @@ def logarithmic_axis(title: str, values: Sequence[float]) -> Axis:
             return 0.0
         return room + (1 - room) * _within((math.log10(value) - low) / (high - low))
 
+    if len(steps) < 3:
+        power = math.floor(low + 1e-9)
+        every = [float(f"{digit}e{power}") for digit in range(1, 11)]
+        steps = [step for step in every if steps[0] <= step <= steps[-1]]
     if len(steps) > _TICKS_MAX:
         decades = [step for step in steps if f"{step:e}".startswith("1.0")]
         steps = decades[:: math.ceil(len(decades) / _TICKS_MAX)]

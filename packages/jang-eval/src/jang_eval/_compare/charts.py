@@ -10,7 +10,7 @@ from jang_eval._compare.axes import Axis
 # As wide as a phone, so that letters keep their size there.
 _WIDTH: Final = 360.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 50.0, 14.0, 12.0, 42.0
-_LETTER: Final = 6.2
+_LETTER: Final = 6.8
 _LINE: Final = 13.0
 
 
@@ -177,7 +177,7 @@ def bars(name: str, rows: Sequence[Bar], x: Axis) -> str:
             f'height="{row - 6}"/>'
             f'<path class="whisker" d="M{low:.1f} {middle:.1f}H{high:.1f}"/>{mark}</g>'
         )
-        label = shortened(bar.label, 28)
+        label = shortened(bar.label, 26)
         parts.append(_text(left - 6, middle + 4, label, "label", ' text-anchor="end"'))
     return _svg(name, height, parts)
 
