@@ -175,8 +175,9 @@ def _shares(values: Doubles, edges: Sequence[float]) -> list[float]:
 def _histogram(
     run: Run, values: Doubles, edges: Sequence[float], shares: Sequence[float], x: Axis, y: Axis
 ) -> str:
+    # As the task kl finds them, or the page would have two medians.
     quantiles = [
-        (float(np.percentile(values, share)), label)
+        (float(np.percentile(values, share, method="inverted_cdf")), label)
         for share, label in ((50.0, "median"), (99.0, "99 %"))
     ]
     marks = [(value, f"{label} {wording.significant(value)}") for value, label in quantiles]
