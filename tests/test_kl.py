@@ -188,6 +188,29 @@ def test_the_size_is_known_before(pair: Pair, text: Path, tmp_path: Path) -> Non
     assert [path.name for path in tmp_path.iterdir()] == ["text.txt"]
 
 
+def test_logits_differ_by_what_numpy_finds(pair: Pair, tmp_path: Path) -> None:
+    prompts = ["What is 2+2?", "The capital of France is"]
+    path = tmp_path / "prompts.txt"
+    path.write_text("\n\n".join(prompts) + "\n")
+    result = run("logit-mse", pair.coarse, path, "--reference", pair.reference, "--json")
+    assert result.exit_code == 0, result.stderr
+    models = PlainModel(pair.reference_model), PlainModel(pair.coarse_model)
+    squares, cosines, last = [], [], []
+    for prompt in prompts:
+        ids = models[0].tokenizer.encode(prompt)
+        a, b = (rows - rows.mean(-1, keepdims=True) for rows in (m.logits(ids) for m in models))
+        squares += [*((a - b) ** 2).mean(-1)]
+        last.append(squares[-1])
+        cosines += [*(np.sum(a * b, -1) / np.sqrt(np.sum(a**2, -1) * np.sum(b**2, -1)))]
+    found = values(json.loads(result.stdout))
+    assert found["logit MSE"] == pytest.approx(np.mean(squares), rel=1e-5)
+    assert found["cosine"] == pytest.approx(np.mean(cosines), rel=1e-5)
+    assert found["logit MSE/last token"] == pytest.approx(np.mean(last), rel=1e-5)
+    assert found["logit MSE"] > 0
+    same = run("logit-mse", pair.reference, path, "--reference", pair.reference, "--json")
+    assert values(json.loads(same.stdout))["logit MSE"] == 0.0
+
+
 def test_damaged_and_hostile_files_are_one_line(pair: Pair, text: Path, tmp_path: Path) -> None:
     whole = stored(pair.reference, text, "top-k:8", tmp_path / "whole").read_bytes()
     (length,) = struct.unpack("<Q", whole[8:16])

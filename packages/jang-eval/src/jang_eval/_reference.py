@@ -63,14 +63,21 @@ def rows_of(target: Target, window: Window) -> Iterator[tuple[slice, npt.NDArray
         TargetError: They are not as many as were asked for, or no numbers.
     """
     asked = tuple(range(window.first - 1, len(window.tokens) - 1))
+    return checked_rows(target, window.id, window.tokens, asked)
+
+
+def checked_rows(
+    target: Target, name: str, tokens: tuple[int, ...], asked: tuple[int, ...]
+) -> Iterator[tuple[slice, npt.NDArray[np.float32]]]:
+    """A server's logits after some of the tokens of a text; see `rows_of`."""
     done = 0
-    for positions, rows in target.logits(window.tokens, asked):
+    for positions, rows in target.logits(tokens, asked):
         if positions != asked[done : done + len(rows)] or not positions:
             raise TargetError(f"server {target.address}: found logits of other positions")
         # Minus infinity is a token that can never come.
         if np.isnan(rows).any() or np.isposinf(rows).any():
             raise TargetError(
-                f"server {target.address}: found logits that are no numbers in window {window.id}"
+                f"server {target.address}: found logits that are no numbers in {name}"
             )
         yield slice(done, done + len(rows)), rows
         done += len(rows)

@@ -16,6 +16,7 @@ from rich.console import Console
 from jang_eval._commands.compare import compare
 from jang_eval._commands.humaneval import humaneval
 from jang_eval._commands.kl import kl
+from jang_eval._commands.logit_mse import logit_mse
 from jang_eval._commands.mmlu import mmlu
 from jang_eval._commands.perplexity import perplexity
 from jang_eval._commands.reference import reference
@@ -119,6 +120,10 @@ app.command(
     epilog="Example: jang-eval reference --target localhost:50052 --data wiki.test.raw "
     "--windows 16 -o reference.bin"
 )(_user_errors()(reference))
+app.command(
+    epilog="Example: jang-eval logit-mse --target localhost:50051 --reference localhost:50052 "
+    "--data prompts.txt"
+)(_user_errors()(logit_mse))
 
 
 def _log_answer(answer: JudgedAnswer) -> None:
