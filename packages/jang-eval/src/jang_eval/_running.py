@@ -1,13 +1,14 @@
 """Runs a task against a server: several questions at a time, resumed where it was interrupted."""
 
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from threading import Event
 from time import perf_counter
 
-from jang_eval._evaluation import EvaluationResult, Outcome, Task
+from jang_eval._evaluation import EvaluationResult, Item, Outcome, Task
 from jang_eval._journal import Journal
 from jang_eval._records import to_json
 from jang_eval._results import check_writable, write_document
@@ -74,6 +75,10 @@ def run_task(
     return result
 
 
+class _NotAskedError(Exception):
+    """A question that was not asked because the run is about to end."""
+
+
 def _ask_the_rest(
     task: Task,
     target: Target,
@@ -81,15 +86,33 @@ def _ask_the_rest(
     in_flight: int,
     on_progress: Callable[[int, int], None],
 ) -> None:
+    """Ask what the journal has not got; after a failure only what is under way is waited for."""
     left = [item for item in task.items if item.id not in journal.outcomes]
     on_progress(len(task.items) - len(left), len(task.items))
-    with ThreadPoolExecutor(in_flight) as pool:
-        asked: list[Future[Outcome]] = [pool.submit(task.ask, target, item) for item in left]
+    is_ending = Event()
+    failure: BaseException | None = None
+
+    def ask(item: Item) -> Outcome:
+        if is_ending.is_set():
+            raise _NotAskedError
         try:
-            for future in as_completed(asked):
-                journal.add(future.result())
-                on_progress(len(journal.outcomes), len(task.items))
+            return task.ask(target, item)
+        except BaseException:
+            # Here and not where results are read: by then others have been asked.
+            is_ending.set()
+            raise
+
+    with ThreadPoolExecutor(in_flight) as pool:
+        try:
+            for future in as_completed([pool.submit(ask, item) for item in left]):
+                error = future.exception()
+                if error is None:
+                    journal.add(future.result())
+                    on_progress(len(journal.outcomes), len(task.items))
+                elif not isinstance(error, _NotAskedError):
+                    failure = failure or error
         finally:
-            # Of what has not begun nothing more is asked, whether an answer failed or Ctrl-C came.
-            for future in asked:
-                future.cancel()
+            # On Ctrl-C too.
+            is_ending.set()
+    if failure is not None:
+        raise failure
