@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import re
 import socket
 import subprocess
@@ -114,14 +115,18 @@ class Place:
 
 
 def free_ports() -> int:
-    """The first of two ports in a row that nobody uses."""
+    """The first of two ports in a row that nobody uses.
+
+    Below those that systems give to whoever does not care: until they are used, no connection of
+    another program takes them.
+    """
     while True:
+        port = random.randrange(15_000, 30_000)
         with socket.socket() as first, socket.socket() as second:
-            first.bind(("127.0.0.1", 0))
-            port = first.getsockname()[1]
             try:
+                first.bind(("127.0.0.1", port))
                 second.bind(("127.0.0.1", port + 1))
-            except (OSError, OverflowError):
+            except OSError:
                 continue
             return port
 
