@@ -27,7 +27,7 @@ from jang_runtime._caches import (
     repeated,
     why_alone,
 )
-from jang_runtime._model import LoadedModel
+from jang_runtime._model import LoadedModel, SpecialTokens
 from jang_runtime._prefix_cache import PrefixCache
 from jang_runtime.architecture import build_model
 
@@ -159,7 +159,11 @@ def test_an_architecture_scores_many_continuations_of_one_context_as_each_alone(
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_an_architecture_runs_with_quantized_caches_or_refuses_them_in_one_line(name: str) -> None:
     architecture = ARCHITECTURES[name]["config"]["model_type"]
-    info = ModelInfo("", architecture, "", 0, 0, 512, VOCABULARY, (), False, "", "", "cpu")
+    info = ModelInfo(
+        *("", architecture, "", 0, 0, 512, VOCABULARY, (), False, "", "", "cpu", "", "mlx", 0, 0.0),
+        special_tokens=SpecialTokens(None, None, None, None),
+        plan=(),
+    )
     tokenizer: Any = None
     loaded = LoadedModel(random_model(name), tokenizer, info)
     assert why_alone(loaded, KVQuantization(8)) is not None
