@@ -34,8 +34,14 @@ from jang_format.terminal import count_progress
 
 RESULT: Final = ROOT / "docs" / "results" / "service-load.md"
 _CONTEXT: Final = 4096
-# Small enough that requests are refused and have to wait, for places and for memory.
-_OPTIONS: Final = ("--max-queue", "56", "--cache-memory", "8", "--max-message", "1")
+# Small enough that requests are refused and have to wait, for places and for memory, and that the
+# prefix cache is full all the time.
+_OPTIONS: Final = (
+    *("--max-queue", "46"),
+    *("--cache-memory", "8"),
+    *("--prefix-cache", "8"),
+    *("--max-message", "1"),
+)
 
 
 def tiny_model(work: Path) -> Path:

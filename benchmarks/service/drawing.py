@@ -47,6 +47,25 @@ _WEIGHTS: Final = {
     "GetServerInfo": 3,
 }
 _GENERATIONS: Final = ("GenerateStream", "Generate")
+_LETTERS: Final = "abcdefghijklmnopqrstuvwxyz ,.éß日"
+_FEW: Final = 10
+
+
+def _texts(count: int) -> tuple[str, ...]:
+    """Texts of random letters, the same every time."""
+    chance = random.Random(0)
+    lengths = [chance.randint(1, _LONGEST_WORD) for _ in range(count)]
+    return tuple("".join(chance.choices(_LETTERS, k=length)) for length in lengths)
+
+
+# Not more of them, nor of the texts made of two: tokenizers keeps the tokens of the last 10,000
+# words, which look like a leak until they are full, and to the tiny one a whole text is a word.
+_TEXTS: Final = _texts(300)
+_CHATS: Final = tuple(
+    pb.Chat(messages=[pb.ChatMessage(role="user", content=text) for text in _TEXTS[n : n + turns]])
+    for n in range(100)
+    for turns in [1 + n % 3]
+)
 
 
 def plans(count: int, seed: int, served: Served) -> Iterator[Plan]:
@@ -105,13 +124,10 @@ def prompt(chance: random.Random) -> pb.Prompt:
     """A text, tokens or a conversation."""
     kind = chance.random()
     if kind < 0.5:
-        return pb.Prompt(text=_text(chance))
+        return pb.Prompt(text=chance.choice(_TEXTS))
     if kind < 0.8:
         return pb.Prompt(token_ids=pb.TokenIds(ids=_tokens(chance, _LONGEST_WORD)))
-    turns = [
-        pb.ChatMessage(role="user", content=_text(chance)) for _ in range(chance.randint(1, 3))
-    ]
-    return pb.Prompt(chat=pb.Chat(messages=turns))
+    return pb.Prompt(chat=chance.choice(_CHATS))
 
 
 def _sound(
@@ -149,7 +165,7 @@ def _measuring(chance: random.Random, method: str) -> Any:
         case "Detokenize":
             return pb.DetokenizeRequest(token_ids=_tokens(chance, 200))
         case "ApplyChatTemplate":
-            return pb.ApplyChatTemplateRequest(chat=_chat(chance, 1))
+            return pb.ApplyChatTemplateRequest(chat=chance.choice(_CHATS))
         case "GetModelInfo":
             return pb.GetModelInfoRequest()
         case _:
@@ -207,24 +223,16 @@ def _score(chance: random.Random) -> pb.ScoreRequest:
     ends: list[Any] = []
     for _ in range(chance.randint(1, 6)):
         if chance.random() < 0.5:
-            ends.append(pb.Continuation(text=_text(chance)))
+            ends.append(pb.Continuation(text=chance.choice(_TEXTS[:_FEW])))
         else:
             ids = _tokens(chance, 6)
             ends.append(pb.Continuation(token_ids=pb.TokenIds(ids=ids)))
-    return pb.ScoreRequest(context=prompt(chance), continuations=ends)
+    context = prompt(chance)
+    if context.text:
+        context.text = chance.choice(_TEXTS[:_FEW])
+    return pb.ScoreRequest(context=context, continuations=ends)
 
 
 def _tokens(chance: random.Random, longest: int) -> list[int]:
     # Without the marks of begin and end.
     return [chance.randrange(2, 258) for _ in range(chance.randint(1, longest))]
-
-
-def _chat(chance: random.Random, turns: int) -> pb.Chat:
-    return pb.Chat(
-        messages=[pb.ChatMessage(role="user", content=_text(chance)) for _ in range(turns)]
-    )
-
-
-def _text(chance: random.Random) -> str:
-    letters = "abcdefghijklmnopqrstuvwxyz ,.éß日"
-    return "".join(chance.choice(letters) for _ in range(chance.randint(1, _LONGEST_WORD)))
