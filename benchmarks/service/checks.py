@@ -4,12 +4,13 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from statistics import mean
 from typing import Any, Final
 
 from service.calling import Result
-from service.campaign import Record
+from service.campaign import Record, Sample
 
-# Of resident memory, against its level after the warm-up.
+# Of resident memory at the end, against its level after the warm-up.
 MEMORY_TOLERANCE: Final = 0.02
 _EXPECTED_EVENTS: Final = ("call", "draining")
 # Ends that a server sees in another way than the client, which has left.
@@ -46,14 +47,21 @@ def _of_clients(record: Record) -> Iterator[str]:
         yield f"{what} is {amount:g} with nothing under way"
 
 
+def level(samples: Sequence[Sample]) -> float:
+    """Bytes of resident memory in some samples; one alone is a percent or two off."""
+    return mean(sample.resident for sample in samples)
+
+
+def ends(samples: Sequence[Sample]) -> tuple[Sequence[Sample], Sequence[Sample]]:
+    """The first and the last samples, three of each if there are as many."""
+    count = max(1, min(3, len(samples) // 2))
+    return samples[:count], samples[-count:]
+
+
 def _of_memory(record: Record, tolerance: float) -> Iterator[str]:
-    level = record.samples[0].resident
-    for sample in record.samples[1:]:
-        if abs(sample.resident - level) > tolerance * level:
-            yield (
-                f"{sample.resident} bytes resident after {sample.requests} requests, {level} "
-                "after the warm-up"
-            )
+    first, last = (level(each) for each in ends(record.samples))
+    if abs(last - first) > tolerance * first:
+        yield f"{first:.0f} bytes resident after the warm-up, {last:.0f} at last"
     if record.samples[-1].files != record.samples[0].files:
         yield f"{record.samples[0].files} open files at first, {record.samples[-1].files} at last"
 

@@ -8,6 +8,7 @@ from importlib.metadata import version
 from jang_runtime._bench_conditions import conditions
 from service.calling import Result
 from service.campaign import Record
+from service.checks import ends, level
 
 _PACKAGES = ("grpcio", "protobuf")
 
@@ -35,7 +36,7 @@ def page(
     """
     return "\n".join(
         [
-            "# Ten thousand requests to one server",
+            "# Random requests to one server, many at once",
             "",
             "Written by",
             "",
@@ -79,7 +80,8 @@ def _introduction(record: Record, options: argparse.Namespace, commit: str) -> I
     yield ""
     yield (
         f"{where.processor}, {where.cores} cores, {where.system}, Python {where.python}, {named}, "
-        f"commit {commit}; {record.server.backend}. {len(record.results)} requests in "
+        f"commit {commit}; {record.server.backend}. {options.requests} requests after "
+        f"{options.warm_up} of the same kinds, all of them in the tables, in "
         f"{record.seconds:.0f} s, {_tokens(record.metrics)} tokens generated."
     )
 
@@ -108,12 +110,19 @@ def _aborts(results: Sequence[Result]) -> Iterator[str]:
 
 
 def _memory(record: Record) -> Iterator[str]:
-    level = record.samples[0].resident
-    yield "| requests | resident memory | against the warm-up | MLX holds | open files |"
+    first, last = (level(each) for each in ends(record.samples))
+    yield (
+        f"Resident memory of the server with nothing under way: {first / 1e6:.1f} MB after the "
+        f"warm-up, {last / 1e6:.1f} MB at the end, {100 * (last / first - 1):+.2f} %; each the mean "
+        "of three looks. The prefix cache was full all the time, and the texts are 300: the "
+        "tokenizer keeps the tokens of up to 10,000 words, which to this one are whole texts."
+    )
+    yield ""
+    yield "| requests | resident memory | against the first three | MLX holds | open files |"
     yield "|---:|---:|---:|---:|---:|"
     for sample in record.samples:
         yield (
             f"| {sample.requests} | {sample.resident / 1e6:.1f} MB | "
-            f"{100 * (sample.resident / level - 1):+.2f} % | {sample.mlx / 1e6:.2f} MB | "
+            f"{100 * (sample.resident / first - 1):+.2f} % | {sample.mlx / 1e6:.2f} MB | "
             f"{sample.files} |"
         )
