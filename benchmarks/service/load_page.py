@@ -113,8 +113,8 @@ def _memory(record: Record) -> Iterator[str]:
     first, last = (level(each) for each in ends(record.samples))
     yield (
         f"Resident memory of the server with nothing under way: {first / 1e6:.1f} MB after the "
-        f"warm-up, {last / 1e6:.1f} MB at the end, {100 * (last / first - 1):+.2f} %; each the mean "
-        "of three looks. The prefix cache was full all the time, and the texts are 300: the "
+        f"warm-up, {last / 1e6:.1f} MB at the end, {100 * (last / first - 1):+.2f} %; each the "
+        "mean of three looks. The prefix cache was full all the time, and the texts are 300: the "
         "tokenizer keeps the tokens of up to 10,000 words, which to this one are whole texts."
     )
     yield ""
