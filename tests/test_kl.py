@@ -211,6 +211,53 @@ def test_logits_differ_by_what_numpy_finds(pair: Pair, tmp_path: Path) -> None:
     assert values(json.loads(same.stdout))["logit MSE"] == 0.0
 
 
+def test_prompts_against_a_file_give_what_they_give_against_its_server(
+    pair: Pair, text: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "prompts.txt"
+    path.write_text("What is 2+2?\n\nThe capital of France is\n")
+    file = tmp_path / "prompts.bin"
+
+    def store(*options: str) -> Result:
+        arguments = ["--target", pair.reference, "--prompts", str(path), "-o", str(file), *options]
+        return CliRunner().invoke(app, ["reference", *arguments])
+
+    def mse(target: str, reference: str | Path, prompts: Path = path) -> Result:
+        return run("logit-mse", target, prompts, "--reference", str(reference), "--json")
+
+    assert store().exit_code == 0
+    direct = values(json.loads(mse(pair.coarse, pair.reference).stdout))
+    result = json.loads(mse(pair.coarse, file).stdout)
+    for name, value in values(result).items():
+        assert value == pytest.approx(direct[name], rel=1e-3), name
+    assert result["settings"]["reference kept"] == "f16"
+    # Of the reference itself what is left is what storing has changed.
+    floor = values(json.loads(mse(pair.reference, file).stdout))["logit MSE"]
+    assert 0 < floor < 1e-4 * direct["logit MSE"]
+
+    whole = file.read_bytes()
+    file.rename(tmp_path / ".prompts.bin.partial")
+    (tmp_path / ".prompts.bin.partial").write_bytes(whole[:-5])
+    assert store().exit_code == 0
+    assert file.read_bytes() == whole
+
+    other = tmp_path / "other.txt"
+    other.write_text("What is 2+3?\nThe capital of France is\n")
+    texts = stored(pair.reference, text, "f16", tmp_path / "texts.bin")
+    refused = {
+        "found other tokens than the reference has": mse(pair.coarse, file, other),
+        "expected one that `reference --prompts` wrote": mse(pair.coarse, texts),
+        "expected one that `reference --data` wrote": run(
+            "kl", pair.coarse, text, "--reference", str(file)
+        ),
+        "expected f16 for prompts": store("--keep", "top-k:9"),
+        "expected either --data or --prompts": store("--data", str(text)),
+    }
+    for line, found in refused.items():
+        assert (found.exit_code, found.stderr.count("\n")) == (2, 1), line
+        assert line in found.stderr
+
+
 def test_damaged_and_hostile_files_are_one_line(pair: Pair, text: Path, tmp_path: Path) -> None:
     whole = stored(pair.reference, text, "top-k:8", tmp_path / "whole").read_bytes()
     (length,) = struct.unpack("<Q", whole[8:16])

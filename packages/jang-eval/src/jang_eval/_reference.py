@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 from jang_eval._divergence import Expected, FullRows, Ids
 from jang_eval._errors import TargetError
+from jang_eval._prompts import Prompt, prompts_digest, tokenize_prompts
 from jang_eval._results import ModelInfo
 from jang_eval._target import Target
 from jang_eval._windows import Text, Window, tokenize, tokens_digest
@@ -35,6 +36,28 @@ class Reference(Protocol):
         ...
 
 
+class PromptReference(Protocol):
+    """What logits after the tokens of prompts are compared with."""
+
+    @property
+    def model(self) -> ModelInfo:
+        """Which model it is."""
+        ...
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """What results say of it."""
+        ...
+
+    def prompts_digest(self, texts: Sequence[str]) -> str:
+        """`prompts_digest` of its tokens of prompts, or of the prompts that it is of."""
+        ...
+
+    def logits(self, prompt: Prompt) -> npt.NDArray[np.floating]:
+        """Its logits after each token, `[tokens, vocabulary]`, up to a constant in each row."""
+        ...
+
+
 class ServerReference:
     """A reference that is asked while it is compared with."""
 
@@ -54,6 +77,14 @@ class ServerReference:
     def expected(self, window: Window) -> Expected:
         """Ask for a window's logits."""
         return FullRows(all_rows(self._target, window))
+
+    def prompts_digest(self, texts: Sequence[str]) -> str:
+        """Ask for its tokens."""
+        return prompts_digest(tokenize_prompts(self._target, texts))
+
+    def logits(self, prompt: Prompt) -> npt.NDArray[np.floating]:
+        """Ask for a prompt's logits."""
+        return prompt_rows(self._target, prompt)
 
 
 def rows_of(target: Target, window: Window) -> Iterator[tuple[slice, npt.NDArray[np.float32]]]:
@@ -92,6 +123,26 @@ def all_rows(target: Target, window: Window) -> npt.NDArray[np.float32]:
     return np.concatenate([rows for _, rows in rows_of(target, window)])
 
 
+def prompt_rows(target: Target, prompt: Prompt) -> npt.NDArray[np.float32]:
+    """A server's logits after each token of a prompt, `[tokens, vocabulary]`.
+
+    Raises:
+        TargetError: See `rows_of`; or some are infinite.
+    """
+    asked = tuple(range(len(prompt.tokens)))
+    name = f"prompt {prompt.id}"
+    parts = [rows for _, rows in checked_rows(target, name, prompt.tokens, asked)]
+    rows = np.concatenate(parts)
+    if not np.isfinite(rows).all():
+        raise TargetError(f"server {target.address}: found infinite logits of {name}")
+    return rows
+
+
 def following(window: Window) -> Ids:
     """The tokens that count: what comes after each position."""
     return np.array(window.tokens[window.first :], np.uint32)
+
+
+def following_prompt(prompt: Prompt, rows: npt.NDArray[np.float32]) -> Ids:
+    """What comes after each token of a prompt; after the last one what is most likely."""
+    return np.array([*prompt.tokens[1:], int(rows[-1].argmax())], np.uint32)

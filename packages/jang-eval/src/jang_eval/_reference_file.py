@@ -8,7 +8,9 @@
 | the rest | a record for each window of the header, in its order |
 
 All numbers of a record have the lowest byte first. n is how many tokens of the window count, V the
-length of the vocabulary:
+length of the vocabulary. A file of prompts has a record for each prompt instead, in which n are all
+its tokens; what is said is said of what follows each of them, after the last one of the most likely
+token:
 
 | numbers | content |
 |---|---|
@@ -49,7 +51,8 @@ MAGIC: Final = b"JANGREF1"
 FULL: Final = "f16"
 _TOP_K: Final = re.compile(r"top-k:([1-9][0-9]{0,6})")
 # Logits further below the most likely one are as good as impossible, and float16 ends there.
-_LOWEST: Final = -65504.0
+LOWEST: Final = -65504.0
+_PROMPT_MAX: Final = 2**24
 
 
 @dataclass(frozen=True)
@@ -67,9 +70,9 @@ class Header:
     Attributes:
         keep: "f16" or "top-k:K".
         model: The reference.
-        data_sha256: Digest of the texts.
+        data_sha256: Digest of the texts or prompts.
         tokens: `tokens_digest` of the reference's tokens.
-        windowing: How the texts are cut.
+        windowing: How the texts are cut; None where prompts are kept.
         windows: The records.
     """
 
@@ -77,7 +80,7 @@ class Header:
     model: ModelInfo
     data_sha256: str
     tokens: str
-    windowing: Windowing
+    windowing: Windowing | None
     windows: tuple[StoredWindow, ...]
 
     def __post_init__(self) -> None:
@@ -90,10 +93,11 @@ class Header:
             raise OptionError(f"keep: found {self.keep!r}, expected {expected}")
         if not self.windows or len({each.id for each in self.windows}) < len(self.windows):
             raise DataError("windows: found none or two of one name, expected different names")
+        most = self.windowing.window if self.windowing else _PROMPT_MAX
         for each in self.windows:
-            if not 0 < each.scored < self.windowing.window:
+            if not 0 < each.scored < most:
                 found = f"{each.scored} tokens in {each.id!r}"
-                raise DataError(f"windows: found {found}, expected fewer than a window has")
+                raise DataError(f"windows: found {found}, expected 1 to {most - 1}")
 
     def record_bytes(self, window: StoredWindow) -> int:
         """How long a record is."""
@@ -153,7 +157,7 @@ def record(keep: str, logits: npt.NDArray[np.float32], following: Ids) -> bytes:
     next_tokens = pick(exact, following).astype("<f8").tobytes()
     if kept is None:
         shifted = logits - logits.max(axis=-1, keepdims=True)
-        stored = np.maximum(shifted, _LOWEST).astype("<f2")
+        stored = np.maximum(shifted, LOWEST).astype("<f2")
         payload, approximation = stored.tobytes(), log_softmax(stored)
     else:
         ids = most_likely(exact, kept)

@@ -8,11 +8,21 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 import numpy as np
+import numpy.typing as npt
 
 from jang_eval._divergence import Expected, FullRows, TopRows
 from jang_eval._errors import JangEvalError, ResultFileError
+from jang_eval._prompts import Prompt
 from jang_eval._records import FieldError, from_json
-from jang_eval._reference_file import FULL, MAGIC, Header, Loss, StoredWindow, kept_tokens
+from jang_eval._reference_file import (
+    FULL,
+    LOWEST,
+    MAGIC,
+    Header,
+    Loss,
+    StoredWindow,
+    kept_tokens,
+)
 from jang_eval._results import ModelInfo
 from jang_eval._statistics import Doubles
 from jang_eval._windows import Text, Window
@@ -25,7 +35,7 @@ _TRAILER: Final = struct.Struct("<3dI")
 
 
 class ReferenceFile:
-    """A whole file of a reference; a `Reference`.
+    """A whole file of a reference; a `Reference` or a `PromptReference`.
 
     Raises:
         ResultFileError: The file cannot be read, or is none, or is not whole; later, where a
@@ -72,6 +82,10 @@ class ReferenceFile:
         """That of the texts that it is of."""
         return self.header.tokens
 
+    def prompts_digest(self, texts: Sequence[str]) -> str:
+        """That of the prompts that it is of."""
+        return self.header.tokens
+
     def loss(self) -> Loss:
         """What storing has changed, over all windows."""
         found = np.array([self._losses(*place) for place in self._places.values()])
@@ -81,15 +95,27 @@ class ReferenceFile:
 
     def expected(self, window: Window) -> Expected:
         """Read the record of a window."""
-        begin, stored = self._places.get(window.id, (0, None))
-        if stored is None or stored.scored != window.scored:
-            raise ResultFileError(f"{self._path}: found no window {window.id}, expected it")
+        return self._record("window", window.id, window.scored)
+
+    def logits(self, prompt: Prompt) -> npt.NDArray[np.floating]:
+        """Read the record of a prompt."""
+        rows = self._record("prompt", prompt.id, len(prompt.tokens))
+        if not isinstance(rows, FullRows) or rows.logits.min() <= LOWEST:
+            found = f"infinite or no logits of prompt {prompt.id}"
+            raise ResultFileError(f"{self._path}: found {found}, expected finite ones")
+        return rows.logits
+
+    def _record(self, kind: str, record_id: str, count: int) -> Expected:
+        name = f"{kind} {record_id}"
+        begin, stored = self._places.get(record_id, (0, None))
+        if stored is None or stored.scored != count:
+            raise ResultFileError(f"{self._path}: found no {name}, expected it")
         data = self._read(begin, self.header.record_bytes(stored))
         if zlib.crc32(data[:-4]) != struct.unpack("<I", data[-4:])[0]:
-            raise ResultFileError(f"{self._path}: found window {window.id} damaged")
-        rows = self._rows(data, stored.scored)
+            raise ResultFileError(f"{self._path}: found {name} damaged")
+        rows = self._rows(data, count)
         if rows is None:
-            raise ResultFileError(f"{self._path}: found window {window.id} to be no distribution")
+            raise ResultFileError(f"{self._path}: found {name} to be no distribution")
         return rows
 
     def _rows(self, data: bytes, count: int) -> Expected | None:

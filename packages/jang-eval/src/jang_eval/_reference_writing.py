@@ -2,40 +2,34 @@
 
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 from jang_eval._errors import OptionError, ResultFileError
-from jang_eval._reference import all_rows, following
-from jang_eval._reference_file import Header, record
+from jang_eval._reference_file import Header
 from jang_eval._results import check_writable
-from jang_eval._target import Target
-from jang_eval._windows import Window
 
 
 def write_reference(
-    target: Target,
     header: Header,
-    windows: Sequence[Window],
+    make: Callable[[int], bytes],
     output: Path,
     *,
     max_bytes: int,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> None:
-    """Ask a server for the logits of all windows, and keep them.
+    """Write a file of a reference, record by record.
 
     Args:
-        target: The reference.
         header: What is kept, and how.
-        windows: Those of the header.
+        make: Makes the record of the header's n-th window or prompt, from 0.
         output: The file; until it is whole, what has come stands in `.FILE.partial` beside it.
         max_bytes: The most that the file may have.
-        on_progress: Called with windows stored and windows in all.
+        on_progress: Called with records stored and records in all.
 
     Raises:
         OptionError: The file would be larger than allowed, or than the disk has room for.
         ResultFileError: The file cannot be written, or another run's beginning is in its place.
-        TargetError: The server is unreachable, too slow, or refuses.
     """
     check_writable(output)
     beginning = header.encoded()
@@ -60,13 +54,12 @@ def write_reference(
                 file.seek(there)
             else:
                 file.write(beginning)
-            for window in windows[done:]:
-                on_progress(done, len(windows))
-                file.write(record(header.keep, all_rows(target, window), following(window)))
+            for place in range(done, len(header.windows)):
+                on_progress(place, len(header.windows))
+                file.write(make(place))
                 file.flush()
                 os.fsync(file.fileno())
-                done += 1
-            on_progress(done, len(windows))
+            on_progress(len(header.windows), len(header.windows))
         partial.replace(output)
     except OSError as error:
         raise ResultFileError(f"{output}: cannot be written: {error.strerror}") from error

@@ -2,18 +2,17 @@
 
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated
-
-import typer
 
 from jang_eval._commands.options import (
     DEFAULT_TIMEOUT,
     InFlightOption,
     JsonOption,
     OutputOption,
+    ReferenceOption,
     SeedOption,
     TargetOption,
     TimeoutOption,
+    is_reference_file,
 )
 from jang_eval._commands.running import run_and_print
 from jang_eval._commands.windows import (
@@ -35,12 +34,7 @@ from jang_eval._windows import Convention, Windowing
 def kl(
     target: TargetOption,
     data: TextsOption,
-    reference: Annotated[
-        str,
-        typer.Option(
-            metavar="HOST:PORT|FILE", help="A JANG server, or a file that `reference` wrote."
-        ),
-    ],
+    reference: ReferenceOption,
     convention: ConventionOption = Convention.STRIDED,
     window: WindowOption = None,
     stride: StrideOption = None,
@@ -57,9 +51,9 @@ def kl(
     with ExitStack() as stack:
         server = stack.enter_context(Target(target, timeout=timeout))
         known: Reference
-        if Path(reference).exists() or ":" not in reference:
+        if is_reference_file(reference):
             known = ReferenceFile(Path(reference))
-            cutting = _of_the_file(known, cutting, is_default)
+            cutting = _of_the_file(known, Path(reference), cutting, is_default)
         else:
             known = ServerReference(stack.enter_context(Target(reference, timeout=timeout)))
         asked = task(server, known, data, cutting, seed)
@@ -73,8 +67,12 @@ def kl(
         )
 
 
-def _of_the_file(known: ReferenceFile, asked: Windowing, is_default: bool) -> Windowing:
+def _of_the_file(known: ReferenceFile, path: Path, asked: Windowing, is_default: bool) -> Windowing:
     found = known.header.windowing
+    if found is None:
+        raise OptionError(
+            f"reference: found {path} of prompts, expected one that `reference --data` wrote"
+        )
     if not is_default and asked.settings != found.settings:
         shown = ", ".join(f"{name} {value}" for name, value in found.settings.items())
         raise OptionError(f"windows: found others than the reference has, expected {shown}")

@@ -1,8 +1,7 @@
 """The command `logit-mse`."""
 
-from typing import Annotated
-
-import typer
+from contextlib import ExitStack
+from pathlib import Path
 
 from jang_eval._commands.options import (
     DEFAULT_IN_FLIGHT,
@@ -11,35 +10,54 @@ from jang_eval._commands.options import (
     InFlightOption,
     JsonOption,
     OutputOption,
+    ReferenceOption,
     SeedOption,
     TargetOption,
     TimeoutOption,
+    is_reference_file,
 )
 from jang_eval._commands.running import run_and_print
+from jang_eval._errors import OptionError
+from jang_eval._prompts import read_prompts
+from jang_eval._reference import PromptReference, ServerReference
+from jang_eval._reference_reader import ReferenceFile
 from jang_eval._target import Target
-from jang_eval._tasks.logit_mse import read_prompts, task
+from jang_eval._tasks.logit_mse import task
 
 
 def logit_mse(
     target: TargetOption,
     data: DataOption,
-    reference: Annotated[
-        str, typer.Option(metavar="HOST:PORT", help="The JANG server to compare with.")
-    ],
+    reference: ReferenceOption,
     output: OutputOption = None,
     in_flight: InFlightOption = DEFAULT_IN_FLIGHT,
     timeout: TimeoutOption = DEFAULT_TIMEOUT,
     seed: SeedOption = 0,
     as_json: JsonOption = False,
 ) -> None:
-    """Compare logits with a reference server's on prompts, one a line of the data."""
+    """Compare logits with a reference's on prompts, one a line of the data."""
     prompts = read_prompts(data)
-    with Target(reference, timeout=timeout) as known:
+    with ExitStack() as stack:
+        server = stack.enter_context(Target(target, timeout=timeout))
+        known: PromptReference
+        if is_reference_file(reference):
+            known = _of_prompts(Path(reference))
+        else:
+            known = ServerReference(stack.enter_context(Target(reference, timeout=timeout)))
         run_and_print(
-            task(known, prompts, seed),
+            task(server, known, prompts, seed),
             target=target,
             timeout=timeout,
             in_flight=in_flight,
             output=output,
             as_json=as_json,
         )
+
+
+def _of_prompts(path: Path) -> ReferenceFile:
+    known = ReferenceFile(path)
+    if known.header.windowing is not None:
+        raise OptionError(
+            f"reference: found {path} of texts, expected one that `reference --prompts` wrote"
+        )
+    return known

@@ -29,9 +29,22 @@ InFlightOption: TypeAlias = Annotated[
 TimeoutOption: TypeAlias = Annotated[
     float, typer.Option("--timeout", metavar="SECONDS", help="How long to wait for one answer.")
 ]
+ReferenceOption: TypeAlias = Annotated[
+    str,
+    typer.Option(
+        "--reference",
+        metavar="HOST:PORT|FILE",
+        help="A JANG server, or a file that `reference` wrote.",
+    ),
+]
 SeedOption: TypeAlias = Annotated[
     int, typer.Option("--seed", metavar="N", help="Of everything that is drawn.")
 ]
 JsonOption: TypeAlias = Annotated[
     bool, typer.Option("--json", help="Print the result as JSON instead of a table.")
 ]
+
+
+def is_reference_file(reference: str) -> bool:
+    """Whether a `--reference` names a file; else it is the address of a server."""
+    return Path(reference).exists() or ":" not in reference

@@ -1,5 +1,6 @@
 """The command `reference`."""
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -11,16 +12,24 @@ from jang_eval._commands.windows import (
     ConventionOption,
     MostOption,
     StrideOption,
-    TextsOption,
     WindowOption,
     whole_windows,
 )
-from jang_eval._reference_file import Header, StoredWindow
+from jang_eval._errors import OptionError
+from jang_eval._prompts import (
+    prompts_digest,
+    prompts_sha256,
+    read_prompts,
+    tokenize_prompts,
+)
+from jang_eval._reference import all_rows, following, following_prompt, prompt_rows
+from jang_eval._reference_file import FULL, Header, StoredWindow, record
 from jang_eval._reference_reader import ReferenceFile
 from jang_eval._reference_writing import write_reference
 from jang_eval._target import Target
 from jang_eval._windows import (
     Convention,
+    Windowing,
     check_fits,
     cut,
     read_texts,
@@ -31,7 +40,6 @@ from jang_eval._windows import (
 
 def reference(
     target: TargetOption,
-    data: TextsOption,
     output: Annotated[
         Path,
         typer.Option(
@@ -41,6 +49,14 @@ def reference(
             help="The file; an interrupted run goes on where it was.",
         ),
     ],
+    data: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FILE", help="A text, for `kl`; may be given several times."),
+    ] = None,
+    prompts: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Or prompts, one a line, for `logit-mse`."),
+    ] = None,
     keep: Annotated[
         str,
         typer.Option(
@@ -57,25 +73,56 @@ def reference(
     windows: MostOption = None,
     timeout: TimeoutOption = DEFAULT_TIMEOUT,
 ) -> None:
-    """Store what a server says of a text, so that `kl` need not ask it again."""
-    cutting = whole_windows(convention, window, stride, windows)
+    """Store what a server says of texts or prompts, so that it need not be asked again."""
+    if (prompts is None) == (not data):
+        raise OptionError("reference: found both or none, expected either --data or --prompts")
+    if prompts is not None and keep != FULL:
+        raise OptionError(f"keep: found {keep!r}, expected {FULL} for prompts")
     with Target(target, timeout=timeout) as server:
-        check_fits(server, cutting)
-        texts, digest = read_texts(data)
-        tokens = tokenize(server, texts)
-        cuts = cut(tokens, cutting)
-        header = Header(
-            keep=keep,
-            model=server.model_info(),
-            data_sha256=digest,
-            tokens=tokens_digest(tokens),
-            windowing=cutting,
-            windows=tuple(StoredWindow(each.id, each.scored) for each in cuts),
-        )
+        if prompts is None:
+            cutting = whole_windows(convention, window, stride, windows)
+            header, make = _of_texts(server, data or [], keep, cutting)
+        else:
+            header, make = _of_prompts(server, prompts, keep)
         with show_progress("reference") as show:
-            write_reference(
-                server, header, cuts, output, max_bytes=round(max_size * 1e9), on_progress=show
-            )
-    count = sum(each.scored for each in cuts)
+            write_reference(header, make, output, max_bytes=round(max_size * 1e9), on_progress=show)
+    count = sum(each.scored for each in header.windows)
     loss = ReferenceFile(output).loss().described(count)
     typer.echo(f"wrote {output}, {output.stat().st_size / 1e6:,.1f} MB; by storing: {loss}")
+
+
+def _of_texts(
+    server: Target, data: Sequence[Path], keep: str, cutting: Windowing
+) -> tuple[Header, Callable[[int], bytes]]:
+    check_fits(server, cutting)
+    texts, digest = read_texts(data)
+    tokens = tokenize(server, texts)
+    cuts = cut(tokens, cutting)
+    header = Header(
+        keep=keep,
+        model=server.model_info(),
+        data_sha256=digest,
+        tokens=tokens_digest(tokens),
+        windowing=cutting,
+        windows=tuple(StoredWindow(each.id, each.scored) for each in cuts),
+    )
+    return header, lambda n: record(keep, all_rows(server, cuts[n]), following(cuts[n]))
+
+
+def _of_prompts(server: Target, path: Path, keep: str) -> tuple[Header, Callable[[int], bytes]]:
+    texts = read_prompts(path)
+    prompts = tokenize_prompts(server, texts)
+    header = Header(
+        keep=keep,
+        model=server.model_info(),
+        data_sha256=prompts_sha256(texts),
+        tokens=prompts_digest(prompts),
+        windowing=None,
+        windows=tuple(StoredWindow(each.id, len(each.tokens)) for each in prompts),
+    )
+
+    def make(place: int) -> bytes:
+        rows = prompt_rows(server, prompts[place])
+        return record(keep, rows, following_prompt(prompts[place], rows))
+
+    return header, make

@@ -1,52 +1,46 @@
 """How far logits are from a reference's on some prompts: mean squared difference and cosine."""
 
-import hashlib
-import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 
 from jang_eval._errors import DataError
 from jang_eval._evaluation import Item, Metric, Outcome, Task
-from jang_eval._reference import checked_rows
+from jang_eval._prompts import Prompt, prompts_digest, prompts_sha256, tokenize_prompts
+from jang_eval._reference import PromptReference, prompt_rows
 from jang_eval._statistics import Doubles, bootstrap_of_means
 from jang_eval._target import Target
 
 TASK_VERSION: Final = 1
 
 
-def read_prompts(path: Path) -> tuple[str, ...]:
-    """Read a file of prompts, one a line; empty lines are passed over.
-
-    Raises:
-        DataError: The file cannot be read, or has none.
-    """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: found no UTF-8 ({error.reason}), expected text") from error
-    prompts = tuple(line for line in lines if line.strip())
-    if not prompts:
-        raise DataError(f"{path}: found no prompt, expected one a line")
-    return prompts
-
-
-def task(reference: Target, prompts: Sequence[str], seed: int) -> Task:
+def task(target: Target, reference: PromptReference, prompts: Sequence[str], seed: int) -> Task:
     """The task on prompts.
 
     Args:
-        reference: A server to compare with.
+        target: The server that is judged.
+        reference: What it is compared with.
         prompts: At least one.
         seed: Of the draws for intervals.
 
     Raises:
-        TargetError: The reference is unreachable, too slow, or refuses.
+        DataError: The reference has another vocabulary, or other tokens.
+        TargetError: A server is unreachable, too slow, or refuses.
     """
-    model = reference.model_info()
+    found, expected = target.model_info().vocabulary_size, reference.model.vocabulary_size
+    if found != expected:
+        raise DataError(
+            f"server {target.address}: found a vocabulary of {found} tokens, "
+            f"expected {expected} as the reference has"
+        )
+    asked = tokenize_prompts(target, prompts)
+    if prompts_digest(asked) != reference.prompts_digest(prompts):
+        raise DataError(
+            f"server {target.address}: found other tokens than the reference has, "
+            "expected the same prompts and tokenizer"
+        )
 
     def ask(target: Target, item: Item) -> Outcome:
         return compare(target, reference, item)
@@ -57,28 +51,20 @@ def task(reference: Target, prompts: Sequence[str], seed: int) -> Task:
     return Task(
         name="logit-mse",
         version=TASK_VERSION,
-        data_sha256=hashlib.sha256(json.dumps([*prompts]).encode()).hexdigest(),
-        settings={
-            "reference": model.name,
-            "reference digest": model.digest,
-            "seed": str(seed),
-        },
-        items=[Item(str(n), "prompts", prompt) for n, prompt in enumerate(prompts, 1)],
+        data_sha256=prompts_sha256(prompts),
+        settings=reference.settings | {"seed": str(seed)},
+        items=[Item(prompt.id, "prompts", prompt) for prompt in asked],
         ask=ask,
         aggregate=aggregate,
     )
 
 
-def compare(target: Target, reference: Target, item: Item) -> Outcome:
+def compare(target: Target, reference: PromptReference, item: Item) -> Outcome:
     """Hold the logits after every token of a prompt against the reference's."""
-    tokens = target.tokenize(item.content)
-    if tokens != reference.tokenize(item.content):
-        raise DataError(
-            f"server {target.address}: found other tokens of prompt {item.id} than the reference "
-            "has, expected the same"
-        )
+    prompt: Prompt = item.content
     # The reference first, and all of it: waiting for two servers at once could wait for ever.
-    expected, given = (_centred(server, item.id, tokens) for server in (reference, target))
+    expected = _centred(reference.logits(prompt))
+    given = _centred(prompt_rows(target, prompt))
     if expected.shape != given.shape:
         raise DataError(
             f"server {target.address}: found a vocabulary of {given.shape[1]} tokens, "
@@ -87,13 +73,13 @@ def compare(target: Target, reference: Target, item: Item) -> Outcome:
     squares = ((given - expected) ** 2).mean(axis=-1)
     lengths = np.linalg.norm(given, axis=-1) * np.linalg.norm(expected, axis=-1)
     cosines = (given * expected).sum(axis=-1) / np.maximum(lengths, np.finfo(np.float64).tiny)
-    numbers = {"tokens": len(tokens), "mse": squares.sum(), "cosine": cosines.sum()}
+    numbers = {"tokens": len(prompt.tokens), "mse": squares.sum(), "cosine": cosines.sum()}
     numbers |= {"last mse": squares[-1], "last cosine": cosines[-1]}
     return Outcome(
         item.id,
         item.group,
         {name: float(value) for name, value in numbers.items()},
-        {"prompt": item.content},
+        {"prompt": prompt.text},
     )
 
 
@@ -116,11 +102,7 @@ def metrics(outcomes: Sequence[Outcome], seed: int) -> list[Metric]:
     ]
 
 
-def _centred(server: Target, name: str, tokens: tuple[int, ...]) -> Doubles:
-    """Logits less the mean of their row, which changes no probability: `[tokens, vocabulary]`."""
-    positions = tuple(range(len(tokens)))
-    parts = [rows for _, rows in checked_rows(server, f"prompt {name}", tokens, positions)]
-    rows = np.concatenate(parts).astype(np.float64)
-    if not np.isfinite(rows).all():
-        raise DataError(f"server {server.address}: found infinite logits of prompt {name}")
+def _centred(logits: npt.NDArray[np.floating]) -> Doubles:
+    """Logits less the mean of their row, which changes no probability."""
+    rows = logits.astype(np.float64)
     return rows - rows.mean(axis=-1, keepdims=True)
