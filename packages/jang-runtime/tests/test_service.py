@@ -176,6 +176,8 @@ def test_the_server_tells_its_limits_and_what_it_does(limited: tuple[Server, Stu
     assert (info.ranks, info.sharding) == (1, pb.SHARDING_NONE)
     assert info.backend
     assert info.version == "0.1.0"
+    assert info.load_seconds > 0
+    assert 0 < info.load.memory_bytes <= info.load.peak_memory_bytes < info.load.resident_bytes
     call = stub.GenerateStream(pb.GenerateStreamRequest(prompt=text("a"), stopping=long(250)))
     next(call)
 

@@ -6,6 +6,7 @@ thread calls; it has to hand them on (to a queue, to an event loop) and return a
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from enum import Enum
@@ -60,6 +61,7 @@ class Engine:
         path: As given.
         options: As given, or the defaults.
         info: The model's description.
+        load_seconds: How long it took to load.
 
     Raises:
         ModelError: If the directory is no model that can be run, or not with these options.
@@ -88,8 +90,10 @@ class Engine:
             name="jang-engine",
             daemon=True,
         )
+        began = time.monotonic()
         self._thread.start()
         outcome = self._loaded.get()
+        self.load_seconds = time.monotonic() - began
         if isinstance(outcome, JangRuntimeError):
             self._thread.join()
             raise outcome

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -95,9 +96,11 @@ class Server:
         Raises:
             JangRuntimeError: If that request fails.
         """
+        began = time.monotonic()
         self._texts = await asyncio.to_thread(Texts, engine.path)
         await _warm_up(engine)
-        self._servicer.serve(engine, self._texts)
+        load_seconds = engine.load_seconds + time.monotonic() - began
+        self._servicer.serve(engine, self._texts, load_seconds)
         self.metrics.watch(engine.statistics, lambda: self._load(engine))
         self._admission.open_door()
         self._health.set(True)

@@ -21,6 +21,7 @@ from jang_runtime._events import (
     Score,
     Started,
 )
+from jang_runtime._memory import resident
 from jang_runtime._options import EngineOptions
 from jang_runtime._requests import (
     MAX_STOP_STRINGS,
@@ -79,9 +80,11 @@ class RuntimeServicer(runtime_pb2_grpc.RuntimeServiceServicer):
         self._engine_options = engine_options
         self._served: Served | None = None
         self._began = time.monotonic()
+        self._load_seconds = 0.0
 
-    def serve(self, engine: Engine, texts: Texts) -> None:
-        """Say what requests are run with."""
+    def serve(self, engine: Engine, texts: Texts, load_seconds: float) -> None:
+        """Say what requests are run with, and how long that took to load."""
+        self._load_seconds = load_seconds
         limits = request_limits(self._options, engine.info)
         self._served = Served(engine, texts, self._admission, limits, self._options)
 
@@ -221,8 +224,11 @@ class RuntimeServicer(runtime_pb2_grpc.RuntimeServiceServicer):
                 active=self._admission.open - self._admission.queued,
                 cache_bytes_reserved=statistics.cache_bytes_reserved,
                 memory_bytes=statistics.active_memory,
+                peak_memory_bytes=statistics.peak_memory,
+                resident_bytes=resident(),
             ),
             uptime_seconds=time.monotonic() - self._began,
+            load_seconds=self._load_seconds,
         )
 
     async def Abort(self, request: pb.AbortRequest, context: Context) -> pb.AbortResponse:

@@ -1279,6 +1279,7 @@ class GetServerInfoResponse(_message.Message):
     LIMITS_FIELD_NUMBER: _builtins.int
     LOAD_FIELD_NUMBER: _builtins.int
     UPTIME_SECONDS_FIELD_NUMBER: _builtins.int
+    LOAD_SECONDS_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     """Version of jang-runtime."""
     backend: _builtins.str
@@ -1289,6 +1290,10 @@ class GetServerInfoResponse(_message.Message):
     """How they share it."""
     uptime_seconds: _builtins.float
     """Seconds since the server began to answer."""
+    load_seconds: _builtins.float
+    """Seconds that the model took to load, and to answer the first request, which the server makes
+    itself.
+    """
     @_builtins.property
     def limits(self) -> Global___Limits:
         """What a request may ask for."""
@@ -1307,10 +1312,11 @@ class GetServerInfoResponse(_message.Message):
         limits: Global___Limits | None = ...,
         load: Global___Load | None = ...,
         uptime_seconds: _builtins.float = ...,
+        load_seconds: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits", "load", b"load"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["backend", b"backend", "limits", b"limits", "load", b"load", "ranks", b"ranks", "sharding", b"sharding", "uptime_seconds", b"uptime_seconds", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backend", b"backend", "limits", b"limits", "load", b"load", "load_seconds", b"load_seconds", "ranks", b"ranks", "sharding", b"sharding", "uptime_seconds", b"uptime_seconds", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1376,6 +1382,8 @@ class Load(_message.Message):
     ACTIVE_FIELD_NUMBER: _builtins.int
     CACHE_BYTES_RESERVED_FIELD_NUMBER: _builtins.int
     MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    PEAK_MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    RESIDENT_BYTES_FIELD_NUMBER: _builtins.int
     queued: _builtins.int
     """Requests that wait."""
     active: _builtins.int
@@ -1384,6 +1392,10 @@ class Load(_message.Message):
     """Bytes promised to the keys and values of requests under way."""
     memory_bytes: _builtins.int
     """Bytes that MLX holds, the model included."""
+    peak_memory_bytes: _builtins.int
+    """The most bytes that MLX has held."""
+    resident_bytes: _builtins.int
+    """Bytes of the server's process that are in memory, mapped files included."""
     def __init__(
         self,
         *,
@@ -1391,10 +1403,12 @@ class Load(_message.Message):
         active: _builtins.int = ...,
         cache_bytes_reserved: _builtins.int = ...,
         memory_bytes: _builtins.int = ...,
+        peak_memory_bytes: _builtins.int = ...,
+        resident_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["active", b"active", "cache_bytes_reserved", b"cache_bytes_reserved", "memory_bytes", b"memory_bytes", "queued", b"queued"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active", b"active", "cache_bytes_reserved", b"cache_bytes_reserved", "memory_bytes", b"memory_bytes", "peak_memory_bytes", b"peak_memory_bytes", "queued", b"queued", "resident_bytes", b"resident_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
