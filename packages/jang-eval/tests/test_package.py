@@ -47,7 +47,8 @@ def test_the_command_line_imports_neither_mlx_nor_another_jang_package_than_the_
 
 
 @pytest.mark.parametrize(
-    "command", ["qa", "compare", "perplexity", "mmlu", "humaneval", "kl", "reference", "logit-mse"]
+    "command",
+    ["qa", "compare", "perplexity", "mmlu", "humaneval", "kl", "reference", "logit-mse", "speed"],
 )
 def test_the_help_of_every_command_has_an_example(command: str) -> None:
     result = CliRunner().invoke(app, [command, "--help"])

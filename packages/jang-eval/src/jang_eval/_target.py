@@ -44,6 +44,40 @@ class Score:
     is_greedy: bool
 
 
+@dataclass(frozen=True)
+class ServerInfo:
+    """What the server says of itself; zeros and empty texts where it does not know.
+
+    Attributes:
+        version: Of jang-runtime.
+        backend: What computes, such as "cpu (AVX-512, 2 threads)".
+        ranks: Processes that share the model.
+        load_seconds: How long the model took to load and answer for the first time.
+        peak_memory_bytes: The most that MLX has held.
+        resident_bytes: Of the server's process, in memory now.
+    """
+
+    version: str
+    backend: str
+    ranks: int
+    load_seconds: float
+    peak_memory_bytes: int
+    resident_bytes: int
+
+
+@dataclass(frozen=True)
+class Arrivals:
+    """When the tokens of an answer came.
+
+    Attributes:
+        times: Of each message with tokens, by `time.perf_counter`.
+        counts: Tokens in each of them.
+    """
+
+    times: tuple[float, ...]
+    counts: tuple[int, ...]
+
+
 # A text, or tokens.
 Context: TypeAlias = str | tuple[int, ...]
 
@@ -152,6 +186,18 @@ class Target:
         request = runtime_pb2.GetServerInfoRequest()
         return self._call(self._stub.GetServerInfo, request).limits.max_prompt_tokens
 
+    def server_info(self) -> ServerInfo:
+        """Asks what serves the model."""
+        info = self._call(self._stub.GetServerInfo, runtime_pb2.GetServerInfoRequest())
+        return ServerInfo(
+            version=info.version,
+            backend=info.backend,
+            ranks=info.ranks,
+            load_seconds=info.load_seconds,
+            peak_memory_bytes=info.load.peak_memory_bytes,
+            resident_bytes=info.load.resident_bytes,
+        )
+
     def tokenize(self, text: str, *, add_special_tokens: bool = True) -> tuple[int, ...]:
         """Asks for the tokens of a text."""
         prompt = runtime_pb2.Prompt(text=text, add_special_tokens=add_special_tokens)
@@ -210,6 +256,30 @@ class Target:
             raise self._explained(error) from error
         finally:
             call.cancel()
+
+    def arrivals(self, prompt: tuple[int, ...], count: int) -> Arrivals:
+        """Has the model write `count` tokens after a prompt, and notes when they come."""
+        request = runtime_pb2.GenerateStreamRequest(
+            prompt=_prompt(prompt),
+            stopping=runtime_pb2.Stopping(max_tokens=count, ignore_eos=True),
+        )
+        call = self._stub.GenerateStream(request, timeout=self._timeout)
+        times: list[float] = []
+        counts: list[int] = []
+        try:
+            for event in call:
+                if event.WhichOneof("event") == "delta" and event.delta.token_ids:
+                    times.append(perf_counter())
+                    counts.append(len(event.delta.token_ids))
+        except grpc.RpcError as error:
+            raise self._explained(error) from error
+        finally:
+            call.cancel()
+        if sum(counts) != count:
+            raise TargetError(
+                f"server {self.address}: found an answer of {sum(counts)} tokens, expected {count}"
+            )
+        return Arrivals(tuple(times), tuple(counts))
 
     def complete_chat(self, message: str, *, max_tokens: int, temperature: float) -> Completion:
         """Sends one message of a user and returns the model's reply."""

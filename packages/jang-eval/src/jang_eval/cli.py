@@ -20,6 +20,7 @@ from jang_eval._commands.logit_mse import logit_mse
 from jang_eval._commands.mmlu import mmlu
 from jang_eval._commands.perplexity import perplexity
 from jang_eval._commands.reference import reference
+from jang_eval._commands.speed import speed
 from jang_eval._errors import JangEvalError
 from jang_eval._qa import DEFAULT_MAX_TOKENS, DEFAULT_TIMEOUT, run_qa
 from jang_eval._report import answers_table, progress_line
@@ -124,6 +125,10 @@ app.command(
     epilog="Example: jang-eval logit-mse --target localhost:50051 --reference localhost:50052 "
     "--data prompts.txt"
 )(_user_errors()(logit_mse))
+
+app.command(epilog="Example: jang-eval speed --target localhost:50051 -o 4M-speed.json")(
+    _user_errors()(speed)
+)
 
 
 def _log_answer(answer: JudgedAnswer) -> None:
