@@ -107,6 +107,10 @@ def test_every_number_is_what_numpy_finds(pair: Pair, text: Path) -> None:
         expected[f"KL/{name}"] = np.quantile(each, share, method="inverted_cdf")
     expected["KL/max"] = each.max()
     expected["top-1 agreement"] = (p.argmax(-1) == q.argmax(-1)).mean()
+    right = [rows.argmax(-1) == following for rows in (p, q)]
+    expected["top-1 changed"] = 1 - expected["top-1 agreement"]
+    expected["top-1 right to wrong"] = (right[0] & ~right[1]).mean()
+    expected["top-1 wrong to right"] = (~right[0] & right[1]).mean()
     tops = [np.argsort(-rows, axis=-1)[:, :5] for rows in (p, q)]
     expected["top-5 agreement"] = np.mean(
         [len({*a.tolist()} & {*b.tolist()}) / 5 for a, b in zip(*tops, strict=True)]
@@ -159,7 +163,13 @@ def test_a_file_of_the_most_likely_tokens_is_below_by_no_more_than_the_rest(
     assert found["KL"] == pytest.approx(expected.mean(), rel=1e-5)
     direct = values(kl(pair.coarse, pair.reference, text, *CUT))
     assert found["KL"] < direct["KL"]
-    for name in ("top-1 agreement", "top-5 agreement", "reference perplexity"):
+    for name in (
+        "top-1 agreement",
+        "top-1 right to wrong",
+        "top-1 wrong to right",
+        "top-5 agreement",
+        "reference perplexity",
+    ):
         assert found[name] == pytest.approx(direct[name], rel=1e-6)
     assert abs(values(kl(pair.reference, str(path), text))["KL"]) < 1e-14
 

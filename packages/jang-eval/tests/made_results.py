@@ -125,7 +125,9 @@ def a_kl(label: str, bpw: float, tokens: int = 200) -> EvaluationResult:
         Metric("KL/max", float(values.max()), None, "nats", "lower", values.size),
         Metric("RMS", rms, None, "nats", "lower", values.size),
     ]
-    return a_result("kl", label, bpw, metrics, outcomes, {"window": "512", "seed": "0"})
+    reference = a_model("reference", 16.0).digest
+    settings = {"window": "512", "seed": "0", "reference digest": reference}
+    return a_result("kl", label, bpw, metrics, outcomes, settings)
 
 
 def a_result(

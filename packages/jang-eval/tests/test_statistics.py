@@ -10,9 +10,12 @@ from jang_eval._statistics import (
     block_bootstrap,
     bootstrap_of_means,
     bootstrap_of_quantiles,
+    sign_flip_tests,
     sign_test,
     wilson,
 )
+
+SIGNS = [*product((1, -1), repeat=4)]
 
 
 @pytest.mark.parametrize(
@@ -86,3 +89,17 @@ def test_quantiles_of_drawn_blocks_are_those_of_their_values() -> None:
         assert interval == block_bootstrap(
             blocks, lambda v, q=share: float(np.quantile(v, q, method="inverted_cdf")), seed=4
         )
+
+
+def test_sign_flips_of_few_blocks_are_all_tried_and_of_many_enough_are_drawn() -> None:
+    few = np.array([[1.0, 2.0, -0.5, 3.0], [0.0, 0.0, 0.0, 0.0], [1.0, 1.0, 1.0, 1.0]])
+    sums = [sum(s * d for s, d in zip(signs, few[0], strict=True)) for signs in SIGNS]
+    expected = sum(abs(each) >= 5.5 for each in sums) / 16
+    assert sign_flip_tests(few, 0) == [expected, 1.0, 2 / 16]
+
+    many = np.random.default_rng(1).normal(0.25, 1.0, (1, 100))
+    normal = math.erfc(abs(many.sum()) / math.sqrt(2 * (many**2).sum()))
+    assert 0.001 < normal < 0.2
+    assert sign_flip_tests(many, 0)[0] == pytest.approx(normal, rel=0.15)
+    # What was found is one of those that were drawn.
+    assert sign_flip_tests(np.ones((1, 60)), 0) == [1e-4]

@@ -24,6 +24,8 @@ class Positions:
         confidence: The probability of the reference's most likely token.
         top1: 1 where both find the same token most likely, else 0.
         top5: Share of the reference's five most likely tokens that are among the model's.
+        reference_right: 1 where the reference's most likely token is the text's next, else 0.
+        right: The same of the model's.
     """
 
     divergence: Doubles
@@ -32,6 +34,8 @@ class Positions:
     confidence: Doubles
     top1: Doubles
     top5: Doubles
+    reference_right: Doubles
+    right: Doubles
 
 
 class Expected(Protocol):
@@ -62,13 +66,16 @@ class FullRows:
         """See `Expected`."""
         expected, given = log_softmax(self.logits[at]), log_softmax(logits)
         mine = pick(expected, following) if self.following is None else self.following[at]
+        tops = expected.argmax(axis=-1), given.argmax(axis=-1)
         return Positions(
             divergence=divergence(expected, given),
             reference_logprob=mine,
             logprob=pick(given, following),
             confidence=np.exp(expected.max(axis=-1)),
-            top1=(expected.argmax(axis=-1) == given.argmax(axis=-1)).astype(np.float64),
+            top1=(tops[0] == tops[1]).astype(np.float64),
             top5=_shared(most_likely(expected, TOP), most_likely(given, TOP)),
+            reference_right=(tops[0] == following).astype(np.float64),
+            right=(tops[1] == following).astype(np.float64),
         )
 
 
@@ -99,14 +106,17 @@ class TopRows:
         others = given.copy()
         np.put_along_axis(others, ids, -np.inf, axis=-1)
         rest = log_of_sum(others)
+        top = given.argmax(axis=-1)
         both = np.concatenate([expected, self.rest[at][:, None]], axis=-1)
         return Positions(
             divergence=divergence(both, np.concatenate([kept, rest[:, None]], axis=-1)),
             reference_logprob=self.following[at],
             logprob=pick(given, following),
             confidence=np.exp(expected[:, 0]),
-            top1=(ids[:, 0] == given.argmax(axis=-1)).astype(np.float64),
+            top1=(ids[:, 0] == top).astype(np.float64),
             top5=_shared(ids[:, :TOP], most_likely(given, TOP)),
+            reference_right=(ids[:, 0] == following).astype(np.float64),
+            right=(top == following).astype(np.float64),
         )
 
 

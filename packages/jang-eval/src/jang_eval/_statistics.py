@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Final, TypeAlias, cast
 
 import numpy as np
@@ -14,6 +15,8 @@ Doubles: TypeAlias = npt.NDArray[np.float64]
 _Z: Final = 1.959963984540054
 _RESAMPLES: Final = 2000
 _LOW, _HIGH = 2.5, 97.5
+_BLOCKS_TRIED: Final = 14
+_SIGNS_DRAWN: Final = 10_000
 
 
 @dataclass(frozen=True)
@@ -90,6 +93,30 @@ def bootstrap_of_quantiles(
         found[n] = ordered[np.searchsorted(until, wanted)]
     low, high = np.percentile(found, [_LOW, _HIGH], axis=0)
     return [Interval(float(a), float(b)) for a, b in zip(low, high, strict=True)]
+
+
+def sign_flip_tests(differences: Doubles, seed: int) -> list[float]:
+    """How likely so great a difference is where either model could as well have been the other.
+
+    Paired permutation tests, two-sided: the sum of the differences beside those with other signs.
+    Of up to 14 blocks all signs are tried, of more 9,999 are drawn, and what was found counts
+    among them (Phipson and Smyth 2010, doi:10.2202/1544-6115.1585).
+
+    Args:
+        differences: Between two models in each block, `[pairs, blocks]`.
+        seed: Of the draws.
+    """
+    blocks = differences.shape[1]
+    if blocks <= _BLOCKS_TRIED:
+        negative = np.array([*product((0.0, 1.0), repeat=blocks)])
+    else:
+        draw = np.random.default_rng(seed)
+        negative = draw.integers(0, 2, size=(_SIGNS_DRAWN, blocks)).astype(np.float64)
+        negative[0] = 0.0
+    found = np.abs((1.0 - 2.0 * negative) @ differences.T)
+    # What differs only by how it was added up is as great.
+    as_great = found >= np.abs(differences.sum(axis=1)) * (1 - 1e-9)
+    return [float(share) for share in as_great.mean(axis=0)]
 
 
 def sign_test(only_first: int, only_second: int) -> float:

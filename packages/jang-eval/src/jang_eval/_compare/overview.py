@@ -6,8 +6,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from jang_eval._compare.flips import Flips, flips
+from jang_eval._compare.means import MeanTest, mean_tests
 from jang_eval._compare.paired import PairedTest, paired_tests
-from jang_eval._errors import ComparisonError
+from jang_eval._errors import ComparisonError, OptionError
 from jang_eval._evaluation import EvaluationResult, Metric
 from jang_eval._results import ModelInfo
 
@@ -16,10 +18,14 @@ Named = tuple[Path, EvaluationResult]
 
 @dataclass(frozen=True)
 class Model:
-    """One row: a model, named so that no other row has the same name."""
+    """One row: a model, named so that no other row has the same name.
+
+    `is_reference` says that others are compared with it.
+    """
 
     label: str
     info: ModelInfo
+    is_reference: bool = False
 
 
 @dataclass(frozen=True)
@@ -62,6 +68,8 @@ class TaskTable:
     runs: tuple[Run, ...]
     columns: tuple[Column, ...]
     pairs: tuple[PairedTest, ...]
+    means: tuple[MeanTest, ...]
+    flips: tuple[Flips, ...]
 
     @property
     def headlines(self) -> tuple[Column, ...]:
@@ -77,13 +85,16 @@ class Overview:
     tasks: tuple[TaskTable, ...]
 
 
-def bring_together(results: Sequence[Named]) -> Overview:
+def bring_together(results: Sequence[Named], reference: Path | None = None) -> Overview:
     """Sorts results by model and by task, both in the order in which they first come.
 
     Args:
         results: At least one result, each with the file that it came from.
+        reference: A result of the model that others are compared with; besides it those are
+            references that a result names as its reference.
 
     Raises:
+        OptionError: `reference` is none of the files.
         ComparisonError: Two results of one task differ in task version, data, settings or in the
             questions answered.
     """
@@ -98,8 +109,9 @@ def bring_together(results: Sequence[Named]) -> Overview:
     for key, each in zip(keys, results, strict=True):
         firsts.setdefault(key, each)
     labels = _labels(list(firsts.values()))
+    known = _references(results, keys, reference)
     models = {
-        key: Model(label, result.model)
+        key: Model(f"{label} (reference)" if key in known else label, result.model, key in known)
         for (key, (_, result)), label in zip(firsts.items(), labels, strict=True)
     }
     runs: dict[str, list[Run]] = {}
@@ -111,7 +123,10 @@ def bring_together(results: Sequence[Named]) -> Overview:
 def overview_document(overview: Overview) -> dict[str, Any]:
     """What `--json` prints: everything but the single outcomes."""
     return {
-        "models": [{"label": model.label, **asdict(model.info)} for model in overview.models],
+        "models": [
+            {"label": model.label, "is_reference": model.is_reference, **asdict(model.info)}
+            for model in overview.models
+        ],
         "tasks": [_task_document(table) for table in overview.tasks],
     }
 
@@ -134,6 +149,8 @@ def _task_document(table: TaskTable) -> dict[str, Any]:
             for run in table.runs
         ],
         "paired_tests": [asdict(pair) for pair in table.pairs],
+        "mean_tests": [asdict(test) for test in table.means],
+        "answer_flips": [asdict(each) for each in table.flips],
     }
 
 
@@ -176,6 +193,21 @@ def _model_keys(results: Sequence[Named]) -> list[object]:
     return keys
 
 
+def _references(
+    results: Sequence[Named], keys: Sequence[object], reference: Path | None
+) -> set[object]:
+    """Keys of the models that others are compared with."""
+    named = {result.settings.get("reference digest") for _, result in results} - {None, ""}
+    found = {
+        key
+        for key, (path, result) in zip(keys, results, strict=True)
+        if result.model.digest in named or path == reference
+    }
+    if reference is not None and reference not in [path for path, _ in results]:
+        raise OptionError(f"reference: found {reference}, expected one of the results")
+    return found
+
+
 def _labels(models: Sequence[Named]) -> list[str]:
     """Names the rows: each by as little as tells it from the others."""
     said: tuple[Callable[[Path, ModelInfo], str], ...] = (
@@ -196,6 +228,7 @@ def _labels(models: Sequence[Named]) -> list[str]:
 
 def _table(runs: Sequence[Run]) -> TaskTable:
     first = runs[0].result
+    named = [(run.model.label, run.result) for run in runs]
     return TaskTable(
         task=first.task,
         task_version=first.task_version,
@@ -203,8 +236,20 @@ def _table(runs: Sequence[Run]) -> TaskTable:
         settings=first.settings,
         runs=tuple(runs),
         columns=_columns(runs),
-        pairs=paired_tests([(run.model.label, run.result) for run in runs]),
+        pairs=paired_tests(named),
+        means=mean_tests(named),
+        flips=_flips(runs),
     )
+
+
+def _flips(runs: Sequence[Run]) -> tuple[Flips, ...]:
+    found = [
+        flips((known.model.label, known.result), (run.model.label, run.result))
+        for known in runs
+        for run in runs
+        if known.model.is_reference and not run.model.is_reference
+    ]
+    return tuple(each for each in found if each is not None)
 
 
 def _columns(runs: Sequence[Run]) -> tuple[Column, ...]:

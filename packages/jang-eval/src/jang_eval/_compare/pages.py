@@ -51,7 +51,7 @@ def overview_page(overview: Overview, *, commit: str = "") -> str:
             "Whiskers are 95 % intervals, upright marks the mean of all models here.",
             grid([each for table in tasks for each in part_figures(table)]),
         ),
-        section("Paired tests", wording.PAIRED_NOTES, "".join(map(_paired_tests, tasks))),
+        *_comparisons(tasks),
         section(
             "Where the bytes are",
             "Bytes of the weights by what they are for and by bits, and their share of the model.",
@@ -98,14 +98,18 @@ def _results(table: TaskTable) -> str:
     return f"<h3>{clean(table.task)}</h3>{shown}"
 
 
-def _paired_tests(table: TaskTable) -> str:
-    if not table.pairs:
-        return ""
-    rows = [wording.paired_test(pair) for pair in table.pairs]
-    shown = html_table(wording.PAIRED_HEADINGS, rows, table.task)
-    if len(rows) > _PAIRS_SHOWN:
-        shown = folded(f"All {len(rows)} pairs", shown)
-    return f"<h3>{clean(table.task)}</h3>{shown}"
+def _comparisons(tasks: Sequence[TaskTable]) -> list[str]:
+    """A section for each kind of comparison, in which each task has its table."""
+    parts: dict[tuple[str, str], list[str]] = {}
+    for table in tasks:
+        for each in wording.comparisons(table):
+            shown = html_table(each.headings, each.rows, f"{each.name}, {table.task}")
+            if len(each.rows) > _PAIRS_SHOWN:
+                shown = folded(f"All {len(each.rows)} pairs", shown)
+            parts.setdefault((each.name, each.notes), []).append(
+                f"<h3>{clean(table.task)}</h3>{shown}"
+            )
+    return [section(name, notes, "".join(shown)) for (name, notes), shown in parts.items()]
 
 
 def _plan(model: Model) -> str:

@@ -43,10 +43,9 @@ def _task(table: TaskTable) -> list[str]:
     for whole in wholes:
         columns = [column for column in table.columns if column.whole == whole]
         parts += [f"### {escaped(whole)} by part", _by_part(table, columns)]
-    if table.pairs:
-        rows = [wording.paired_test(pair) for pair in table.pairs]
-        tests = _markdown_table(wording.PAIRED_HEADINGS, rows)
-        parts += ["### Paired tests", tests, wording.PAIRED_NOTES]
+    for each in wording.comparisons(table):
+        shown = _markdown_table(each.headings, each.rows)
+        parts += [f"### {each.name}", shown, each.notes]
     return [*parts, "; ".join(escaped(rule) for rule in wording.rules(table)) + "."]
 
 

@@ -1,7 +1,10 @@
 """Numbers as people read them, the same in Markdown and on the page."""
 
+from dataclasses import dataclass
 from typing import Final
 
+from jang_eval._compare.flips import Flips, Share
+from jang_eval._compare.means import MeanTest
 from jang_eval._compare.overview import Column, TaskTable
 from jang_eval._compare.paired import PairedTest
 from jang_eval._evaluation import Metric
@@ -10,12 +13,12 @@ from jang_eval._results import ModelInfo
 NOTES: Final = (
     "Values with 95 % intervals; what has none is no estimate. ↑: higher is better, ↓: lower is."
 )
-PAIRED_NOTES: Final = (
+_PAIRED_NOTES: Final = (
     "Two models, the same questions: how many only one of them did better, how likely that is "
     "where both are equally good (McNemar's exact test), and the same after Holm for all rows of "
     "this table."
 )
-PAIRED_HEADINGS: Final = (
+_PAIRED_HEADINGS: Final = (
     "first",
     "second",
     "only first",
@@ -23,6 +26,26 @@ PAIRED_HEADINGS: Final = (
     "questions",
     "p",
     "p (Holm)",
+)
+
+_MEAN_NOTES: Final = (
+    "Two models, the same texts: the first's mean less the second's, how likely such a difference "
+    "is where either could as well have been the other (a sign-flip test of the differences by "
+    "block; n blocks give no p below 2 / 2^n), and the same after Holm for all rows of this table."
+)
+_MEAN_HEADINGS: Final = ("first", "second", "mean", "difference", "blocks", "p", "p (Holm)")
+_FLIPS_NOTES: Final = (
+    "Answers beside the reference's to the same questions, in % of them: changed (another choice; "
+    "where answers are no choices, another judgement), right before and wrong now, wrong before "
+    "and right now. Accuracy shows only the difference of the last two."
+)
+_FLIPS_HEADINGS: Final = (
+    "reference",
+    "model",
+    "questions",
+    "changed (%)",
+    "right to wrong (%)",
+    "wrong to right (%)",
 )
 
 _ARROWS: Final = {"higher": " ↑", "lower": " ↓"}
@@ -81,12 +104,60 @@ def rules(table: TaskTable) -> tuple[str, ...]:
     )
 
 
-def paired_test(pair: PairedTest) -> list[str]:
-    """A test as cells below `PAIRED_HEADINGS`."""
+@dataclass(frozen=True)
+class Comparison:
+    """Models beside each other, as a table with a name and what it means."""
+
+    name: str
+    notes: str
+    headings: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+def comparisons(table: TaskTable) -> list[Comparison]:
+    """Flips and tests of a task; only what there is any of."""
+    flips = tuple(map(_answer_flips, table.flips))
+    pairs = tuple(map(_paired_test, table.pairs))
+    means = tuple(map(_mean_test, table.means))
+    found = (
+        Comparison("Answer flips", _FLIPS_NOTES, _FLIPS_HEADINGS, flips),
+        Comparison("Paired tests", _PAIRED_NOTES, _PAIRED_HEADINGS, pairs),
+        Comparison("Paired tests of means", _MEAN_NOTES, _MEAN_HEADINGS, means),
+    )
+    return [each for each in found if each.rows]
+
+
+def _paired_test(pair: PairedTest) -> tuple[str, ...]:
     counts = (pair.only_first, pair.only_second, pair.questions)
-    return [
+    return (
         pair.first,
         pair.second,
         *(str(count) for count in counts),
-        *("< 0.0001" if p < 1e-4 else f"{p:.4f}" for p in (pair.p, pair.p_adjusted)),
-    ]
+        *(_probability(p) for p in (pair.p, pair.p_adjusted)),
+    )
+
+
+def _mean_test(test: MeanTest) -> tuple[str, ...]:
+    low, high = significant(test.interval.low), significant(test.interval.high)
+    return (
+        test.first,
+        test.second,
+        f"{test.metric} ({test.unit})",
+        f"{significant(test.difference)} ({low} to {high})",
+        str(test.blocks),
+        *(_probability(p) for p in (test.p, test.p_adjusted)),
+    )
+
+
+def _answer_flips(found: Flips) -> tuple[str, ...]:
+    shares = (found.changed, found.right_to_wrong, found.wrong_to_right)
+    return (found.reference, found.model, str(found.questions), *map(_share, shares))
+
+
+def _share(share: Share) -> str:
+    shown = [100 * each for each in (share.value, share.interval.low, share.interval.high)]
+    return "{:.1f} ({:.1f} to {:.1f})".format(*shown)
+
+
+def _probability(p: float) -> str:
+    return "< 0.0001" if p < 1e-4 else f"{p:.4f}"

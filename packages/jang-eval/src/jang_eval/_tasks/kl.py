@@ -27,7 +27,8 @@ from jang_eval._windows import (
     tokens_digest,
 )
 
-TASK_VERSION: Final = 1
+# 2: whether the text's next token is the most likely one to either.
+TASK_VERSION: Final = 2
 
 _QUANTILES: Final = {"median": 0.5, "p90": 0.9, "p99": 0.99, "p99.9": 0.999}
 _CONFIDENCES: Final = (0.0, 0.25, 0.5, 0.75, 0.95, 1.0)
@@ -143,11 +144,16 @@ def metrics(outcomes: Sequence[Outcome], blocks: Sequence[str], seed: int) -> li
 
     change = np.exp(positions.logprob) - np.exp(positions.reference_logprob)
     excess = positions.reference_logprob - positions.logprob
+    lost = positions.reference_right * (1 - positions.right)
+    won = (1 - positions.reference_right) * positions.right
     return [
         mean("KL", positions.divergence, "nats", "lower"),
         *_quantiles(positions.divergence, block, seed),
         mean("top-1 agreement", positions.top1, "", "higher"),
         mean("top-5 agreement", positions.top5, "", "higher"),
+        mean("top-1 changed", 1 - positions.top1, "", "lower"),
+        mean("top-1 right to wrong", lost, "", "lower"),
+        mean("top-1 wrong to right", won, "", ""),
         mean("RMS change of probability", change**2, "", "lower", math.sqrt),
         mean("mean change of probability", change, "", ""),
         mean("perplexity", -positions.logprob, "per token", "lower", _exp),
