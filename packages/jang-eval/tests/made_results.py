@@ -22,7 +22,7 @@ MODELS = (
     ("--bits 2.5", 2.50, 0.66),
     ("MLX 4-bit uniform", 4.52, 0.36),
     ("MLX 3-bit uniform", 3.52, 0.55),
-    ("MLX 2-bit uniform", 2.52, 0.74),
+    ("SmolLM2-135M-Instruct-MLX-2-bit-uniform-group-64", 2.52, 0.74),
     ("mixed_2_6", 3.35, 0.63),
 )
 SUBJECTS = ("abstract_algebra", "anatomy", "astronomy", "high_school_european_history", "virology")
@@ -130,6 +130,18 @@ def a_kl(label: str, bpw: float, tokens: int = 200) -> EvaluationResult:
     return a_result("kl", label, bpw, metrics, outcomes, settings)
 
 
+def a_speed(label: str, bpw: float) -> EvaluationResult:
+    draw = random.Random(label)
+    decode, first = 1500 / bpw * draw.uniform(0.9, 1.1), bpw / 20
+    metrics = [
+        Metric("decode", decode, Interval(0.97 * decode, 1.02 * decode), "tokens/s", "higher", 5),
+        Metric("time to first token", first, Interval(0.9 * first, first), "s", "lower", 5),
+        Metric("peak memory", 500 + bpw, None, "MB", "lower", 1),
+    ]
+    outcomes = [Outcome(str(n), "rounds", {"decode": decode}) for n in range(5)]
+    return a_result("speed", label, bpw, metrics, outcomes, {"streams": "1", "backend": "cpu"})
+
+
 def a_result(
     task: str,
     label: str,
@@ -153,10 +165,11 @@ def a_result(
 
 
 def write_all(directory: Path, count: int = len(MODELS)) -> list[Path]:
-    """Writes results of mmlu and kl of some models."""
+    """Writes results of mmlu, kl and speed of some models."""
     files: list[Path] = []
     for label, bpw, wrong in MODELS[:count]:
-        for result in (an_mmlu(label, bpw, wrong), a_kl(label, bpw)):
+        made = (an_mmlu(label, bpw, wrong), a_kl(label, bpw), a_speed(label, bpw))
+        for result in made:
             name = label.strip("-").replace(" ", "_")
             files.append(directory / f"{result.task}-{name}.json")
             write_document(to_json(result), files[-1])

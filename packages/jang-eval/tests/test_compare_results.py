@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from jang_eval import Verdict, write_result
 from jang_eval._compare.axes import linear_axis, logarithmic_axis
+from jang_eval._compare.charts import wrapped
 from jang_eval._compare.figures import pareto_front
 from jang_eval._compare.paired import holm
 from jang_eval._evaluation import EvaluationResult, Metric, Outcome
@@ -84,16 +85,16 @@ def test_the_markdown_has_a_row_for_each_model_with_intervals_parts_and_paired_t
     assert result.stdout == (
         "## mmlu\n"
         "\n"
-        "| model | bpw | bytes | accuracy (%) ↑ | seconds (s) ↓ | accuracy/max (%) |\n"
+        "| model | bpw | MB | accuracy (%) ↑ | seconds (s) ↓ | accuracy/max (%) |\n"
         "| --- | --- | --- | --- | --- | --- |\n"
-        "| JANG_4M | 4.50 | 75.7 MB | 90.0 (45.0 to 95.0) | 12,346 | 100.0 |\n"
-        "| 2\\|S | 4.50 | 75.7 MB | 20.0 (10.0 to 60.0) | 12,346 | 100.0 |\n"
+        "| JANG_4M | 4.50 | 75.7 | 90.0 (45.0 to 95.0) | 12,346 | 100.0 |\n"
+        "| 2\\|S | 4.50 | 75.7 | 20.0 (10.0 to 60.0) | 12,346 | 100.0 |\n"
         "\n"
-        "### accuracy by part\n"
+        "### accuracy by part (%) ↑\n"
         "\n"
         "| part | JANG_4M | 2\\|S |\n"
         "| --- | --- | --- |\n"
-        "| zoology (%) ↑ | 90.0 (45.0 to 95.0) | 20.0 (10.0 to 60.0) |\n"
+        "| zoology | 90.0 (45.0 to 95.0) | 20.0 (10.0 to 60.0) |\n"
         "\n"
         "### Paired tests\n"
         "\n"
@@ -140,9 +141,9 @@ def test_results_of_several_tasks_meet_in_one_row_for_each_model(directory: Path
     result = compare("mmlu.json", "qa.json")
 
     assert result.stdout.splitlines()[:3] == [
-        "| model | bpw | bytes | mmlu: accuracy (%) ↑ | qa: correct (%) ↑ |",
+        "| model | bpw | MB | mmlu: accuracy (%) ↑ | qa: correct (%) ↑ |",
         "| --- | --- | --- | --- | --- |",
-        "| JANG_4M | 4.50 | 75.7 MB | 50.0 (25.0 to 75.0) | 0.0 (0.0 to 79.3) |",
+        "| JANG_4M | 4.50 | 75.7 | 50.0 (25.0 to 75.0) | 0.0 (0.0 to 79.3) |",
     ]
 
 
@@ -188,7 +189,7 @@ def test_of_several_answers_to_a_problem_the_test_counts_how_often_they_passed(
 
 
 def test_flips_count_what_changed_beside_the_reference_that_results_name(directory: Path) -> None:
-    choices = {"reference": "00123", "JANG_2S": "01103", "JANG_4M": "00123"}
+    choices = {"16 bits": "00123", "JANG_2S": "01103", "JANG_4M": "00123"}
     for label, chosen in choices.items():
         outcomes = tuple(
             # The right choice is always 0; 3 is none.
@@ -201,20 +202,23 @@ def test_flips_count_what_changed_beside_the_reference_that_results_name(directo
             for index, choice in enumerate(chosen)
         )
         write(a_result(label, "y", outcomes=outcomes), f"{label}.json")
-    write(MADE["a_kl"]("JANG_2S", 4.5), "kl.json")
+    kl = MADE["a_kl"]("JANG_2S", 4.5)
+    digest = MADE["a_model"]("16 bits", 4.5).digest
+    settings = kl.settings | {"reference digest": digest}
+    write(dataclasses.replace(kl, settings=settings), "kl.json")
 
-    files = [f"{label}.json" for label in ("JANG_2S", "reference", "JANG_4M")]
+    files = [f"{label}.json" for label in ("JANG_2S", "16 bits", "JANG_4M")]
     document = json.loads(compare(*files, "kl.json", "--json").stdout)
     by_option = json.loads(compare(*files, "--reference", files[1], "--json").stdout)
 
     assert [model["label"] for model in document["models"] if model["is_reference"]] == [
-        "reference (reference)"
+        "16 bits (reference)"
     ]
     flips = document["tasks"][0]["answer_flips"]
     assert flips == by_option["tasks"][0]["answer_flips"]
     assert [(each["reference"], each["model"]) for each in flips] == [
-        ("reference (reference)", "JANG_2S"),
-        ("reference (reference)", "JANG_4M"),
+        ("16 bits (reference)", "JANG_2S"),
+        ("16 bits (reference)", "JANG_4M"),
     ]
     counts = [
         [flips[n][name]["count"] for name in ("changed", "right_to_wrong", "wrong_to_right")]
@@ -223,14 +227,14 @@ def test_flips_count_what_changed_beside_the_reference_that_results_name(directo
     assert counts == [[2, 1, 1], [0, 0, 0]]
     assert flips[0]["changed"]["value"] == 0.4
     assert flips[0]["changed"]["interval"]["low"] == pytest.approx(0.1176, abs=1e-4)
-    row = "| reference (reference) | JANG_2S | 5 | 40.0 (11.8 to 76.9) | 20.0 (3.6 to 62.4) | "
+    row = "| 16 bits (reference) | JANG_2S | 5 | 40.0 (11.8 to 76.9) | 20.0 (3.6 to 62.4) | "
     assert row in compare(*files, "kl.json").stdout
     assert json.loads(compare(*files, "--json").stdout)["tasks"][0]["answer_flips"] == []
 
     foreign = compare(files[0], "--reference", files[1])
     assert (foreign.exit_code, foreign.stderr) == (
         2,
-        "error: reference: found reference.json, expected one of the results\n",
+        "error: reference: found 16 bits.json, expected one of the results\n",
     )
 
 
@@ -520,6 +524,52 @@ def test_failures_begin_where_models_disagree_and_take_groups_in_turn(directory:
         "q6 (c): 0 of 2 right",
     ]
     assert page.count("one!") == page.count("two!") == 6
+
+
+def test_no_document_tells_where_on_this_machine_its_results_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for place in ("here/results", "elsewhere"):
+        (tmp_path / place).mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "here")
+    files = [tmp_path / "here/results/a.json", tmp_path / "elsewhere/a.json"]
+    for file in files:
+        write(a_result("a", "yn"), str(file))
+    # The same model twice, so that rows are named by their files.
+    arguments = [*map(str, files), "--html", "page.html"]
+    written = [compare(*arguments).stdout, compare(*arguments, "--json").stdout]
+    written.append(Path("page.html").read_text(encoding="utf-8"))
+    for text in written:
+        assert str(tmp_path) not in text
+        assert "results/a.json" in text
+    files = json.loads(written[1])["tasks"][0]["results"]
+    assert [each["file"] for each in files] == ["results/a.json", "a.json"]
+
+
+def test_every_metric_that_has_a_better_side_has_charts_and_speed_has_bars(
+    directory: Path,
+) -> None:
+    results = {f"{n}.json": MADE["a_kl"](label, 4.5) for n, label in enumerate("ab")}
+    results |= {f"s{n}.json": MADE["a_speed"](label, 4.5) for n, label in enumerate("ab")}
+    page = page_of(results)
+    charts = [attributes["aria-label"] for tag, attributes in Elements(page).found if tag == "svg"]
+    for metric in ("KL", "KL/median", "KL/max", "RMS"):
+        assert f"kl: {metric} against bytes" in charts
+        assert f"kl: {metric} against bits per weight" in charts
+        assert f"<option>{metric}</option>" in page
+    assert not [name for name in charts if name and name.startswith("speed:")]
+    for metric in ("decode (tokens/s) ↑", "time to first token (s) ↓"):
+        assert metric in charts
+
+
+def test_long_names_are_in_lines_none_of_which_is_longer_than_it_may_be() -> None:
+    assert wrapped("JANG_4M", 20) == ["JANG_4M"]
+    assert wrapped("SmolLM2-135M-Instruct, MLX uniform 4-bit", 20) == [
+        "SmolLM2-135M-",
+        "Instruct, MLX",
+        "uniform 4-bit",
+    ]
+    assert wrapped("x" * 100, 20) == ["x" * 20, "x" * 20, "x" * 19 + "…"]
 
 
 def test_models_that_diverge_nowhere_and_metrics_that_one_model_lacks_have_a_place(

@@ -96,6 +96,28 @@ def test_the_button_turns_light_into_dark_and_back(page: Path, tab: Any) -> None
     assert seen == [LIGHT, DARK, LIGHT]
 
 
+def test_one_metric_is_shown_at_a_time_and_another_where_it_is_chosen(page: Path, tab: Any) -> None:
+    shown = """(() => {
+      const charts = [...document.querySelectorAll("svg")].filter((each) => each.checkVisibility());
+      const names = charts.map((each) => each.getAttribute("aria-label"));
+      return names.filter((name) => name.startsWith("kl: "));
+    })()"""
+    choose = """(() => {
+      const select = [...document.querySelectorAll("select")].find((each) =>
+        each.parentElement.textContent.startsWith("kl"));
+      select.value = "KL/median";
+      select.dispatchEvent(new Event("change"));
+      return select.checkVisibility();
+    })()"""
+    tab.open(page, width=390, height=844, scheme="light")
+    assert tab.evaluate(shown) == ["kl: KL against bytes", "kl: KL against bits per weight"]
+    assert tab.evaluate(choose)
+    assert tab.evaluate(shown) == [
+        "kl: KL/median against bytes",
+        "kl: KL/median against bits per weight",
+    ]
+
+
 def test_a_script_that_is_not_the_pages_own_does_not_run(
     page: Path, tab: Any, tmp_path: Path
 ) -> None:

@@ -182,6 +182,13 @@ def write_whole(text: str, path: Path) -> None:
         raise ResultFileError(f"{path}: cannot be written: {error.strerror}") from error
 
 
+def shown_path(path: Path) -> str:
+    """A path as documents for others have it: from the current directory on, or its name alone."""
+    here = Path.cwd().resolve()
+    found = path.resolve()
+    return found.relative_to(here).as_posix() if found.is_relative_to(here) else path.name
+
+
 def check_writable(path: Path) -> None:
     """Tells before the work whether a result could be written there.
 

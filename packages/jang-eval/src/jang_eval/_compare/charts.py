@@ -12,6 +12,10 @@ _WIDTH: Final = 360.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 50.0, 14.0, 12.0, 42.0
 _LETTER: Final = 6.8
 _LINE: Final = 13.0
+_LABEL_LINE: Final = 12.0
+_LINES_MAX: Final = 3
+_POINT_LETTERS: Final = 20
+_BAR_LETTERS: Final = 24
 
 
 @dataclass(frozen=True)
@@ -25,6 +29,7 @@ class Point:
     label: str
     details: str
     on_front: bool
+    is_reference: bool = False
 
 
 @dataclass(frozen=True)
@@ -96,7 +101,7 @@ def scatter(name: str, points: Sequence[Point], x: Axis, y: Axis) -> str:
         parts.append(
             f"<g><title>{clean(point.details)}</title>"
             f'<path class="whisker" d="M{at:.1f} {top(point.low):.1f}V{top(point.high):.1f}"/>'
-            f'<circle class="{kind}" cx="{at:.1f}" cy="{level:.1f}" r="4.5"/></g>'
+            f"{_mark(kind, at, level, point.is_reference)}</g>"
         )
     for point in points:
         box, anchor = _label_box(left(point.x), top(point.y), point.label, boxes, height)
@@ -104,7 +109,10 @@ def scatter(name: str, points: Sequence[Point], x: Axis, y: Axis) -> str:
         if anchor:
             line = f"M{left(point.x):.1f} {top(point.y):.1f}L{anchor}"
             parts.append(f'<path class="leader" d="{line}"/>')
-        parts.append(_text(box.left, box.top + 10, shortened(point.label), "label"))
+        parts += [
+            _text(box.left, box.top + 10 + _LABEL_LINE * n, line, "label")
+            for n, line in enumerate(wrapped(point.label, _POINT_LETTERS))
+        ]
     return _svg(name, height, parts)
 
 
@@ -152,7 +160,9 @@ def histogram(
 
 def bars(name: str, rows: Sequence[Bar], x: Axis) -> str:
     """Lying bars from the start of the axis, with whiskers and marks."""
-    left, row = 164.0, 17.0
+    left = 164.0
+    labels = [wrapped(bar.label, _BAR_LETTERS) for bar in rows]
+    row = 17.0 + _LABEL_LINE * (max(map(len, labels), default=1) - 1)
     across = _WIDTH - left - _RIGHT
     height = _TOP + row * len(rows) + _BOTTOM
     parts: list[str] = []
@@ -173,18 +183,35 @@ def bars(name: str, rows: Sequence[Bar], x: Axis) -> str:
             mark = f'<path class="mark" d="M{level:.1f} {top + 1:.1f}V{top + row - 1:.1f}"/>'
         parts.append(
             f"<g><title>{clean(bar.details)}</title>"
-            f'<rect class="bar" x="{left}" y="{top + 3:.1f}" width="{max(0.0, at - left):.1f}" '
-            f'height="{row - 6}"/>'
+            f'<rect class="bar" x="{left}" y="{middle - 5.5:.1f}" '
+            f'width="{max(0.0, at - left):.1f}" height="11"/>'
             f'<path class="whisker" d="M{low:.1f} {middle:.1f}H{high:.1f}"/>{mark}</g>'
         )
-        label = shortened(bar.label, 26)
-        parts.append(_text(left - 6, middle + 4, label, "label", ' text-anchor="end"'))
+        first = middle + 4 - _LABEL_LINE * (len(labels[index]) - 1) / 2
+        parts += [
+            _text(left - 6, first + _LABEL_LINE * n, line, "label", ' text-anchor="end"')
+            for n, line in enumerate(labels[index])
+        ]
     return _svg(name, height, parts)
 
 
-def shortened(label: str, length: int = 20) -> str:
-    """A name that fits into a chart; the whole one stands in the table and in the tooltip."""
-    return label if len(label) <= length else f"{label[: length - 1]}…"
+def wrapped(label: str, length: int) -> list[str]:
+    """A name in up to three lines; what is longer stands whole in the table and in the tooltip."""
+    lines: list[str] = []
+    left = label
+    while len(left) > length and len(lines) < _LINES_MAX - 1:
+        # Behind what joins words, but no line of a few letters.
+        ends = [n for n in range(length // 2, length + 1) if left[n - 1] in " -_/,"]
+        end = ends[-1] if ends else length
+        lines.append(left[:end].rstrip())
+        left = left[end:].lstrip()
+    return [*lines, left if len(left) <= length else f"{left[: length - 1]}…"]
+
+
+def _mark(kind: str, x: float, y: float, is_reference: bool) -> str:
+    if not is_reference:
+        return f'<circle class="{kind}" cx="{x:.1f}" cy="{y:.1f}" r="4.5"/>'
+    return f'<path class="{kind}" d="M{x:.1f} {y - 6:.1f}l6 6l-6 6l-6 -6z"/>'
 
 
 def _svg(name: str, height: float, parts: Sequence[str]) -> str:
@@ -224,19 +251,21 @@ def _label_box(
     x: float, y: float, label: str, taken: Sequence[_Box], height: float
 ) -> tuple[_Box, str]:
     """Finds a place for a point's name, and from how far away a line has to lead to it."""
-    width = len(shortened(label)) * _LETTER
+    lines = wrapped(label, _POINT_LETTERS)
+    width = max(map(len, lines)) * _LETTER
+    tall = 12 + _LABEL_LINE * (len(lines) - 1)
     sides = (x + 8, x - 8 - width, x - width / 2)
     # Beside the point first, then ever farther above and below it.
     shifts = [0.0] + [sign * distance for distance in range(13, 150, 6) for sign in (-1, 1)]
     for shift in shifts:
         for side in sides[: 2 if shift == 0 else 3]:
-            box = _Box(side, y - 6 + shift, width, 12)
+            box = _Box(side, y - tall / 2 + shift, width, tall)
             inside = side >= _LEFT + 1 and side + width <= _WIDTH - 1
-            inside = inside and _TOP - 8 <= box.top <= height - _BOTTOM - 11
+            inside = inside and _TOP - 8 <= box.top <= height - _BOTTOM - tall + 1
             if inside and not any(box.overlaps(other) for other in taken):
-                if abs(shift) <= 13:
+                if abs(shift) <= tall / 2 + 7:
                     return box, ""
                 end = side if side > x else side + width if side + width < x else x
-                level = box.top + (12 if shift < 0 else 0)
+                level = box.top + (tall if shift < 0 else 0)
                 return box, f"{end:.1f} {level:.1f}"
-    return _Box(max(_LEFT, min(x + 8, _WIDTH - width)), y - 6, width, 12), ""
+    return _Box(max(_LEFT, min(x + 8, _WIDTH - width)), y - tall / 2, width, tall), ""

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -20,16 +21,30 @@ _BINS_PER_DECADE: Final = 4
 _LEAST_DIVERGENCE: Final = 1e-8
 _SPREAD_MAX: Final = 3.0
 
-_SIZES: Final[tuple[tuple[str, str, Callable[[ModelInfo], float]], ...]] = (
-    ("bytes", "weights, MB", lambda model: model.weight_bytes / 1e6),
-    ("bits per weight", "bits per weight", lambda model: model.bits_per_weight),
+
+@dataclass(frozen=True)
+class _Size:
+    name: str
+    title: str
+    unit: str
+    of: Callable[[ModelInfo], float]
+
+
+_SIZES: Final = (
+    _Size("bytes", "weights, MB", "MB", lambda model: model.weight_bytes / 1e6),
+    _Size("bits per weight", "bits per weight", "bpw", lambda model: model.bits_per_weight),
 )
 
 
-def quality_figures(table: TaskTable) -> list[str]:
-    """The task's first number that has a better side, against bytes and bits per weight."""
-    column = next((each for each in table.headlines if each.better), None)
-    return [] if column is None else [_quality(table, column, *size) for size in _SIZES]
+def quality_figures(table: TaskTable, column: Column) -> list[str]:
+    """A metric against bytes and bits per weight."""
+    figures = [_quality(table, column, size) for size in _SIZES]
+    return [each for each in figures if each]
+
+
+def model_figures(table: TaskTable) -> list[str]:
+    """Each metric that has a better side as bars: a bar for each model."""
+    return [_by_model(table, column) for column in table.headlines if column.better]
 
 
 def pareto_front(points: Sequence[tuple[float, float]], *, higher: bool) -> list[bool]:
@@ -95,17 +110,15 @@ def part_figures(table: TaskTable) -> list[str]:
 def _quality(
     table: TaskTable,
     column: Column,
-    size_name: str,
-    size_title: str,
-    size: Callable[[ModelInfo], float],
+    size: _Size,
 ) -> str:
     cells = [
-        (run, metric, size(run.model.info))
+        (run, metric, size.of(run.model.info))
         for run, metric in zip(table.runs, column.cells, strict=True)
         # A server that does not know its model's size sends proto3's zero.
-        if metric is not None and size(run.model.info) > 0
+        if metric is not None and size.of(run.model.info) > 0
     ]
-    name = f"{table.task}: {column.name} against {size_name}"
+    name = f"{table.task}: {column.name} against {size.name}"
     if not cells:
         return ""
     front = pareto_front(
@@ -118,8 +131,9 @@ def _quality(
             low=_ends(metric)[0],
             high=_ends(metric)[1],
             label=run.model.label,
-            details=f"{run.model.label}: {wording.cell(column, metric)} at {at:.4g} {size_title}",
+            details=f"{run.model.label}: {wording.cell(column, metric)} at {at:.4g} {size.unit}",
             on_front=best,
+            is_reference=run.model.is_reference,
         )
         for (run, metric, at), best in zip(cells, front, strict=True)
     ]
@@ -129,14 +143,38 @@ def _quality(
     picture = scatter(
         name,
         points,
-        _size_axis(size_title, [point.x for point in points]),
+        _size_axis(size.title, [point.x for point in points]),
         y or linear_axis(title, ends, scale=100 if column.unit == "%" else 1),
     )
     rows = [
         [run.model.label, f"{at:,.2f}", wording.cell(column, metric), "yes" if best else "no"]
         for (run, metric, at), best in zip(cells, front, strict=True)
     ]
-    return figure(name, picture, html_table(["model", size_title, title, "on the front"], rows))
+    return figure(name, picture, html_table(["model", size.title, title, "on the front"], rows))
+
+
+def _by_model(table: TaskTable, column: Column) -> str:
+    found = [
+        (run.model.label, metric)
+        for run, metric in zip(table.runs, column.cells, strict=True)
+        if metric is not None
+    ]
+    title = wording.heading(column)
+    ends = [0.0, *(end for _, metric in found for end in _ends(metric))]
+    rows = [
+        Bar(
+            label=label,
+            value=metric.value,
+            low=_ends(metric)[0],
+            high=_ends(metric)[1],
+            mark=None,
+            details=f"{label}: {wording.cell(column, metric)}",
+        )
+        for label, metric in found
+    ]
+    picture = bars(title, rows, linear_axis(title, ends, scale=100 if column.unit == "%" else 1))
+    cells = [[label, wording.cell(column, metric)] for label, metric in found]
+    return figure(f"{table.task}: {column.name}", picture, html_table(["model", title], cells))
 
 
 def _size_axis(title: str, sizes: Sequence[float]) -> Axis:

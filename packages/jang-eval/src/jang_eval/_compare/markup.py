@@ -43,6 +43,18 @@ def folded(name: str, content: str) -> str:
     return f"<details><summary>{clean(name)}</summary>{content}</details>"
 
 
+def choice(name: str, parts: Sequence[tuple[str, str]]) -> str:
+    """One of several parts at a time, chosen by its name; all of them where no script runs."""
+    if len(parts) < 2:
+        return "".join(content for _, content in parts)
+    options = "".join(f"<option>{clean(title)}</option>" for title, _ in parts)
+    contents = "".join(f"<div>{content}</div>" for _, content in parts)
+    return (
+        f'<div class="choice"><label hidden>{clean(name)} '
+        f'<select autocomplete="off">{options}</select></label>{contents}</div>'
+    )
+
+
 def section(heading: str, note: str, content: str) -> str:
     """A part of the page; nothing where there is nothing to show."""
     if not content:

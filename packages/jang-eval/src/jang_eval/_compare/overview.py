@@ -11,7 +11,7 @@ from jang_eval._compare.means import MeanTest, mean_tests
 from jang_eval._compare.paired import PairedTest, paired_tests
 from jang_eval._errors import ComparisonError, OptionError
 from jang_eval._evaluation import EvaluationResult, Metric
-from jang_eval._results import ModelInfo
+from jang_eval._results import ModelInfo, shown_path
 
 Named = tuple[Path, EvaluationResult]
 
@@ -111,12 +111,12 @@ def bring_together(results: Sequence[Named], reference: Path | None = None) -> O
     labels = _labels(list(firsts.values()))
     known = _references(results, keys, reference)
     models = {
-        key: Model(f"{label} (reference)" if key in known else label, result.model, key in known)
+        key: Model(_marked(label) if key in known else label, result.model, key in known)
         for (key, (_, result)), label in zip(firsts.items(), labels, strict=True)
     }
     runs: dict[str, list[Run]] = {}
     for key, (path, result) in zip(keys, results, strict=True):
-        runs.setdefault(result.task, []).append(Run(models[key], str(path), result))
+        runs.setdefault(result.task, []).append(Run(models[key], shown_path(path), result))
     return Overview(tuple(models.values()), tuple(_table(each) for each in runs.values()))
 
 
@@ -208,13 +208,17 @@ def _references(
     return found
 
 
+def _marked(label: str) -> str:
+    return label if "reference" in label.lower() else f"{label} (reference)"
+
+
 def _labels(models: Sequence[Named]) -> list[str]:
-    """Names the rows: each by as little as tells it from the others."""
+    """Names the rows: each by as little as tells it from the others, at last by its place."""
     said: tuple[Callable[[Path, ModelInfo], str], ...] = (
         lambda path, model: model.profile or model.name,
         lambda path, model: model.name,
         lambda path, model: f"{model.bits_per_weight:.2f} bpw",
-        lambda path, model: str(path),
+        lambda path, model: shown_path(path),
     )
     labels = [said[0](path, result.model) for path, result in models]
     for more in said[1:]:
@@ -223,7 +227,11 @@ def _labels(models: Sequence[Named]) -> list[str]:
             label if counts[label] == 1 else f"{label}, {more(path, result.model)}"
             for label, (path, result) in zip(labels, models, strict=True)
         ]
-    return labels
+    counts = Counter(labels)
+    return [
+        label if counts[label] == 1 else f"{label}, {place}"
+        for place, label in enumerate(labels, 1)
+    ]
 
 
 def _table(runs: Sequence[Run]) -> TaskTable:

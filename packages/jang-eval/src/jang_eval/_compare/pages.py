@@ -11,15 +11,23 @@ from typing import Final
 from jang_eval._compare import wording
 from jang_eval._compare.charts import clean
 from jang_eval._compare.examples import examples
-from jang_eval._compare.figures import divergence_figures, part_figures, quality_figures
-from jang_eval._compare.markup import folded, grid, html_table, scrolling, section
+from jang_eval._compare.figures import (
+    divergence_figures,
+    model_figures,
+    part_figures,
+    quality_figures,
+)
+from jang_eval._compare.markup import choice, folded, grid, html_table, scrolling, section
 from jang_eval._compare.overview import Model, Overview, TaskTable
 from jang_eval._results import PlanRow
 
+# The one task that is about servers more than about models.
+_SPEED: Final = "speed"
 _HEAT_STEPS: Final = 5
 _QUALITY_NOTE: Final = (
-    "Filled points are on the Pareto front: no model here is as small and better. Whiskers are "
-    "95 % intervals. Point at a mark for its numbers, or open the table below."
+    "Filled points are on the Pareto front: no model here is as small and better. A diamond is the "
+    "reference. Whiskers are 95 % intervals. Point at a mark for its numbers, or open the table "
+    "below."
 )
 _PAIRS_SHOWN: Final = 10
 
@@ -38,7 +46,12 @@ def overview_page(overview: Overview, *, commit: str = "") -> str:
         section(
             "Quality against size",
             _QUALITY_NOTE,
-            "".join(grid(quality_figures(table)) for table in tasks),
+            "".join(_quality(table) for table in tasks if table.task != _SPEED),
+        ),
+        section(
+            "Speed",
+            "Of the servers, as their clients see it. Whiskers are 95 % intervals.",
+            "".join(grid(model_figures(table)) for table in tasks if table.task == _SPEED),
         ),
         section(
             "KL divergence, token by token",
@@ -94,8 +107,19 @@ def _results(table: TaskTable) -> str:
         ]
         for index, run in enumerate(table.runs)
     ]
-    shown = html_table(["model", "bpw", "bytes", *headings], rows, table.task)
+    shown = html_table([*wording.MODEL_HEADINGS, *headings], rows, table.task)
     return f"<h3>{clean(table.task)}</h3>{shown}"
+
+
+def _quality(table: TaskTable) -> str:
+    """One metric at a time, the first of them at first."""
+    figures = [
+        (column.name, grid(quality_figures(table, column)))
+        for column in table.headlines
+        if column.better
+    ]
+    shown = choice(f"{table.task}: metric", [each for each in figures if each[1]])
+    return f"<h3>{clean(table.task)}</h3>{shown}" if shown else ""
 
 
 def _comparisons(tasks: Sequence[TaskTable]) -> list[str]:
@@ -126,10 +150,10 @@ def _plan(model: Model) -> str:
         ]
         lines.append(f'<tr><th scope="row">{clean(role)}</th>{"".join(cells)}</tr>')
     heads = ["other" if bits is None else _counted(bits, "bit") for bits in widths]
-    head = "".join(f'<th scope="col">{clean(text)}</th>' for text in ("role", *heads))
+    head = "".join(f'<th scope="col">{clean(text)}</th>' for text in ("MB", *heads))
     table = f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
     return (
-        f"<figure><figcaption>{clean(model.label)}: {wording.megabytes(total)}</figcaption>"
+        f"<figure><figcaption>{clean(model.label)}: {wording.megabytes(total)} MB</figcaption>"
         f"{scrolling(table, f'plan of {model.label}')}</figure>"
     )
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from jang_eval._errors import ComparisonError
 from jang_eval._failure_modes import FailureMode
 from jang_eval._judge import Verdict
-from jang_eval._results import ModelInfo, QaResult, Settings, Totals
+from jang_eval._results import ModelInfo, QaResult, Settings, Totals, shown_path
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def compare_results(results: Sequence[tuple[Path, QaResult]]) -> Comparison:
         models=tuple(
             ComparedModel(
                 label=label,
-                file=str(path),
+                file=shown_path(path),
                 target=result.target,
                 settings=result.settings,
                 model=result.model,
@@ -117,7 +117,7 @@ def _labels(results: Sequence[tuple[Path, QaResult]]) -> list[str]:
     labels = [_label(result.model) for _, result in results]
     counts = Counter(labels)
     return [
-        label if counts[label] == 1 else f"{label}, {path}"
+        label if counts[label] == 1 else f"{label}, {shown_path(path)}"
         for label, (path, _) in zip(labels, results, strict=True)
     ]
 

@@ -34,7 +34,7 @@ def _summary(overview: Overview) -> str:
             row.append(wording.cell(table.columns[0], metric))
         rows.append(row)
     headings = [f"{table.task}: {wording.heading(table.columns[0])}" for table in tasks]
-    return _markdown_table(["model", "bpw", "bytes", *headings], rows)
+    return _markdown_table([*wording.MODEL_HEADINGS, *headings], rows)
 
 
 def _task(table: TaskTable) -> list[str]:
@@ -42,7 +42,10 @@ def _task(table: TaskTable) -> list[str]:
     wholes = dict.fromkeys(column.whole for column in table.columns if column.whole)
     for whole in wholes:
         columns = [column for column in table.columns if column.whole == whole]
-        parts += [f"### {escaped(whole)} by part", _by_part(table, columns)]
+        common = {wording.unit_and_arrow(column) for column in columns}
+        unit = common.pop() if len(common) == 1 else ""
+        name = "### " + escaped(f"{whole} by part{unit}")
+        parts += [name, _by_part(table, columns, unit)]
     for each in wording.comparisons(table):
         shown = _markdown_table(each.headings, each.rows)
         parts += [f"### {each.name}", shown, each.notes]
@@ -60,13 +63,13 @@ def _metrics(table: TaskTable) -> str:
         for index, run in enumerate(table.runs)
     ]
     headings = [wording.heading(column) for column in table.headlines]
-    return _markdown_table(["model", "bpw", "bytes", *headings], rows)
+    return _markdown_table([*wording.MODEL_HEADINGS, *headings], rows)
 
 
-def _by_part(table: TaskTable, columns: Sequence[Column]) -> str:
+def _by_part(table: TaskTable, columns: Sequence[Column], unit: str) -> str:
     rows = [
         [
-            wording.heading(column).removeprefix(f"{column.whole}/"),
+            wording.heading(column).removeprefix(f"{column.whole}/").removesuffix(unit),
             *(wording.cell(column, metric) for metric in column.cells),
         ]
         for column in columns

@@ -10,6 +10,7 @@ from jang_eval._compare.paired import PairedTest
 from jang_eval._evaluation import Metric
 from jang_eval._results import ModelInfo
 
+MODEL_HEADINGS: Final = ("model", "bpw", "MB")
 NOTES: Final = (
     "Values with 95 % intervals; what has none is no estimate. ↑: higher is better, ↓: lower is."
 )
@@ -76,8 +77,14 @@ def cell(column: Column, metric: Metric | None) -> str:
 
 def heading(column: Column) -> str:
     """A column's name, unit, and which way is better."""
-    unit = f" ({column.unit})" if column.unit else ""
-    return f"{column.name}{unit}{_ARROWS.get(column.better, '')}"
+    return f"{column.name}{unit_and_arrow(column)}"
+
+
+def unit_and_arrow(column: Column) -> str:
+    """A column's unit, where its name does not say it already, and which way is better."""
+    said = {*column.name.split(), "per"} >= {*column.unit.split()}
+    unit = "" if said else f" ({column.unit})"
+    return f"{unit}{_ARROWS.get(column.better, '')}"
 
 
 def bits_per_weight(model: ModelInfo) -> str:
@@ -91,8 +98,8 @@ def weight_bytes(model: ModelInfo) -> str:
 
 
 def megabytes(count: float) -> str:
-    """Bytes in millions."""
-    return f"{count / 1e6:,.1f} MB"
+    """Bytes in millions, without the unit."""
+    return f"{count / 1e6:,.1f}"
 
 
 def rules(table: TaskTable) -> tuple[str, ...]:
