@@ -77,6 +77,7 @@ class Task:
         items: What is asked.
         ask: Asks a server about one item; called in several threads at once.
         aggregate: Makes numbers of all outcomes.
+        data_source: Where on the hub the data are from, with the revision; empty if from files.
     """
 
     name: str
@@ -86,6 +87,7 @@ class Task:
     items: Sequence[Item]
     ask: Callable[[Target, Item], Outcome]
     aggregate: Callable[[Sequence[Outcome]], Sequence[Metric]]
+    data_source: str = ""
 
 
 @dataclass(frozen=True)
@@ -102,3 +104,5 @@ class EvaluationResult:
     metrics: tuple[Metric, ...]
     outcomes: tuple[Outcome, ...]
     seconds: float
+    # Results from before it was there have none.
+    data_source: str = ""

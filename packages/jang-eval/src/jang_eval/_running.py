@@ -68,6 +68,7 @@ def run_task(
             metrics=tuple(task.aggregate(outcomes)),
             outcomes=tuple(outcomes),
             seconds=round(perf_counter() - begun, 3),
+            data_source=task.data_source,
         )
         if output is not None:
             write_document(to_json(result), output)

@@ -1,6 +1,7 @@
 """The command `humaneval`."""
 
 from collections import Counter
+from dataclasses import replace
 from typing import Annotated
 
 import typer
@@ -18,6 +19,7 @@ from jang_eval._commands.options import (
 )
 from jang_eval._commands.running import run_and_print
 from jang_eval._errors import OptionError, SandboxError
+from jang_eval._hub import HUMANEVAL, local_data
 from jang_eval._sandbox import Sandbox, find_sandbox, find_weak_sandbox
 from jang_eval._tasks.humaneval import Sampling, task
 
@@ -60,10 +62,11 @@ def humaneval(
         )
     sampling = Sampling(samples=samples, temperature=temperature, seed=seed)
     sandbox = _sandbox(weak_sandbox)
-    chosen = task(data, sandbox, sampling=sampling, limit=limit)
+    with local_data(data, HUMANEVAL) as found:
+        chosen = task(found.path, sandbox, sampling=sampling, limit=limit)
     typer.echo(sandbox.description, err=True)
     result = run_and_print(
-        chosen,
+        replace(chosen, data_source=found.source),
         target=target,
         timeout=timeout,
         in_flight=in_flight,

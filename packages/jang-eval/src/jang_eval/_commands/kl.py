@@ -1,6 +1,7 @@
 """The command `kl`."""
 
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 from jang_eval._commands.options import (
@@ -21,6 +22,7 @@ from jang_eval._commands.windows import (
     StrideOption,
     TextsOption,
     WindowOption,
+    local_texts,
     whole_windows,
 )
 from jang_eval._errors import OptionError
@@ -56,9 +58,10 @@ def kl(
             cutting = _of_the_file(known, Path(reference), cutting, is_default)
         else:
             known = ServerReference(stack.enter_context(Target(reference, timeout=timeout)))
-        asked = task(server, known, data, cutting, seed)
+        found = stack.enter_context(local_texts(data))
+        asked = task(server, known, found.paths, cutting, seed)
         run_and_print(
-            asked,
+            replace(asked, data_source=found.source),
             target=target,
             timeout=timeout,
             in_flight=in_flight,

@@ -1,5 +1,6 @@
 """The command `jang-eval mmlu`."""
 
+from dataclasses import replace
 from typing import Annotated
 
 import typer
@@ -16,6 +17,7 @@ from jang_eval._commands.options import (
     TimeoutOption,
 )
 from jang_eval._commands.running import run_and_print
+from jang_eval._hub import MMLU, local_data
 from jang_eval._tasks.mmlu import By, task
 
 
@@ -37,8 +39,10 @@ def mmlu(
     as_json: JsonOption = False,
 ) -> None:
     """Ask multiple-choice questions of 57 subjects, as lm-evaluation-harness does."""
+    with local_data(data, MMLU) as found:
+        asked = task(found.path, shots=shots, by=by, subset=subset, seed=seed)
     run_and_print(
-        task(data, shots=shots, by=by, subset=subset, seed=seed),
+        replace(asked, data_source=found.source),
         target=target,
         timeout=timeout,
         in_flight=in_flight,

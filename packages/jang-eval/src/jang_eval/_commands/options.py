@@ -12,7 +12,7 @@ TargetOption: TypeAlias = Annotated[
     str, typer.Option("--target", metavar="HOST:PORT", help="The JANG server (jang-runtime serve).")
 ]
 DataOption: TypeAlias = Annotated[
-    Path, typer.Option("--data", metavar="PATH", help="The data, as they are published.")
+    Path, typer.Option("--data", metavar="PATH|hub:ID", help="The data, as they are published.")
 ]
 OutputOption: TypeAlias = Annotated[
     Path | None,

@@ -1,5 +1,7 @@
 """The command `perplexity`."""
 
+from dataclasses import replace
+
 from jang_eval._commands.options import (
     DEFAULT_IN_FLIGHT,
     DEFAULT_TIMEOUT,
@@ -17,6 +19,7 @@ from jang_eval._commands.windows import (
     StrideOption,
     TextsOption,
     WindowOption,
+    local_texts,
     windowing,
 )
 from jang_eval._target import Target
@@ -39,10 +42,10 @@ def perplexity(
 ) -> None:
     """Measure the perplexity of texts by token, word and byte."""
     cutting = windowing(convention, window, stride, windows)
-    with Target(target, timeout=timeout) as server:
-        asked = task(server, data, cutting, seed)
+    with local_texts(data) as found, Target(target, timeout=timeout) as server:
+        asked = task(server, found.paths, cutting, seed)
     run_and_print(
-        asked,
+        replace(asked, data_source=found.source),
         target=target,
         timeout=timeout,
         in_flight=in_flight,

@@ -13,6 +13,7 @@ from jang_eval._commands.windows import (
     MostOption,
     StrideOption,
     WindowOption,
+    local_texts,
     whole_windows,
 )
 from jang_eval._errors import OptionError
@@ -81,7 +82,8 @@ def reference(
     with Target(target, timeout=timeout) as server:
         if prompts is None:
             cutting = whole_windows(convention, window, stride, windows)
-            header, make = _of_texts(server, data or [], keep, cutting)
+            with local_texts(data or []) as found:
+                header, make = _of_texts(server, found.paths, keep, cutting)
         else:
             header, make = _of_prompts(server, prompts, keep)
         with show_progress("reference") as show:

@@ -1,17 +1,23 @@
 """Options of the commands that go over texts in windows."""
 
-from dataclasses import replace
+from collections.abc import Generator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, TypeAlias
 
 import typer
 
+from jang_eval._hub import TEXT, local_data
 from jang_eval._windows import Convention, Windowing
 
 TextsOption: TypeAlias = Annotated[
     list[Path],
     typer.Option(
-        "--data", metavar="FILE", help="A text, such as wiki.test.raw; may be given several times."
+        "--data",
+        metavar="FILE|hub:ID",
+        help="A text, such as wiki.test.raw; may be given several times. Or the split test of a "
+        "data set, such as hub:Salesforce/wikitext/wikitext-2-raw-v1.",
     ),
 ]
 ConventionOption: TypeAlias = Annotated[
@@ -43,6 +49,23 @@ MostOption: TypeAlias = Annotated[
         "--windows", metavar="N", help="Only so many, spread evenly over the text. Default: all."
     ),
 ]
+
+
+@dataclass(frozen=True)
+class LocalTexts:
+    """Texts on this machine; `source` says what of them is from where on the hub."""
+
+    paths: tuple[Path, ...]
+    source: str
+
+
+@contextmanager
+def local_texts(data: Sequence[Path]) -> Generator[LocalTexts]:
+    """Texts as files; see `local_data`."""
+    with ExitStack() as stack:
+        found = [stack.enter_context(local_data(each, TEXT)) for each in data]
+        source = ", ".join(each.source for each in found if each.source)
+        yield LocalTexts(tuple(each.path for each in found), source)
 
 
 def windowing(

@@ -104,9 +104,11 @@ def megabytes(count: float) -> str:
 
 def rules(table: TaskTable) -> tuple[str, ...]:
     """What was asked, and under which rules."""
+    sources = dict.fromkeys(run.result.data_source for run in table.runs)
     return (
         f"Task {table.task}, version {table.task_version}",
         f"data sha256 {table.data_sha256}",
+        *(f"data from {source}" for source in sources if source),
         *(f"{name}: {value}" for name, value in table.settings.items()),
     )
 

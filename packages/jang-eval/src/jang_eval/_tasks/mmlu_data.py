@@ -77,7 +77,7 @@ def read_mmlu(directory: Path, shots: int) -> Mmlu:
     if not (directory / "test").is_dir():
         raise DataError(
             f"{directory}: found no directory {directory / 'test'}, expected MMLU's CSV files "
-            "in test/ and dev/ (hub ids and parquet files are not read)"
+            "in test/ and dev/, or hub:cais/mmlu"
         )
     names = sorted(
         path.name.removesuffix("_test.csv") for path in (directory / "test").glob("*_test.csv")
