@@ -40,6 +40,14 @@ DATASETS = {
 }
 
 
+def write_datasets(directory: Path) -> None:
+    for name, files in DATASETS.items():
+        for path, content in files.items():
+            file = directory / name / path
+            file.parent.mkdir(parents=True, exist_ok=True)
+            parquet.write_table(pyarrow.table(content), file)
+
+
 def tree(directory: Path) -> list[dict[str, Any]]:
     return [
         {
@@ -55,11 +63,7 @@ def tree(directory: Path) -> list[dict[str, Any]]:
 @pytest.fixture(scope="module")
 def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     directory = tmp_path_factory.mktemp("hub")
-    for name, files in DATASETS.items():
-        for path, content in files.items():
-            file = directory / name / path
-            file.parent.mkdir(parents=True, exist_ok=True)
-            parquet.write_table(pyarrow.table(content), file)
+    write_datasets(directory)
 
     class Hub(BaseHTTPRequestHandler):
         def do_GET(self) -> None:

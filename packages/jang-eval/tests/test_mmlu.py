@@ -323,7 +323,7 @@ def _with(name: str, text: str) -> Callable[[Path], None]:
 @pytest.mark.parametrize(
     ("change", "options", "parts"),
     [
-        (None, ("--data", "cais/mmlu"), ("cais/mmlu: found no directory", "hub ids")),
+        (None, ("--data", "cais/mmlu"), ("cais/mmlu: found no directory", "hub:cais/mmlu")),
         (None, ("--shots", "6"), ("shots: found 6, expected 0 to 5",)),
         (None, ("--shots", "3"), ("college_physics_dev.csv: found 2 questions, expected 3",)),
         (None, ("--subset", "10"), ("subset: found '10', expected",)),

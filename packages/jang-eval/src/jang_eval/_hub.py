@@ -128,9 +128,8 @@ def _rows(name: str, directory: Path, split: str, form: Form) -> Generator[Row]:
             yield from parquet.read_table(file, columns=[*form.columns]).to_pylist()
         except (pyarrow.ArrowException, OSError) as error:
             reason = str(error).strip().splitlines()[0]
-            raise DataError(
-                f"{name}: found no parquet with the columns wanted ({reason})"
-            ) from error
+            expected = f"parquet with {', '.join(form.columns)}"
+            raise DataError(f"{name}: found {file.name} ({reason}), expected {expected}") from error
 
 
 def _write_mmlu(rows: Iterable[Row], split: str, directory: Path) -> Path:
