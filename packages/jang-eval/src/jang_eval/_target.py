@@ -204,13 +204,33 @@ class Target:
         request = runtime_pb2.TokenizeRequest(prompt=prompt)
         return tuple(self._call(self._stub.Tokenize, request).token_ids)
 
-    def score(self, context: Context, continuations: Sequence[Context]) -> tuple[Score, ...]:
+    def apply_chat_template(self, messages: Sequence[tuple[str, str]]) -> str:
+        """Asks for the text that the model reads of a conversation, up to where it is its turn.
+
+        Args:
+            messages: Who speaks ("system", "user", "assistant") and what is said; at least one.
+        """
+        chat = runtime_pb2.Chat(
+            messages=[
+                runtime_pb2.ChatMessage(role=role, content=content) for role, content in messages
+            ]
+        )
+        request = runtime_pb2.ApplyChatTemplateRequest(chat=chat)
+        return self._call(self._stub.ApplyChatTemplate, request).text
+
+    def score(
+        self,
+        context: Context,
+        continuations: Sequence[Context],
+        *,
+        add_special_tokens: bool = True,
+    ) -> tuple[Score, ...]:
         """Asks how likely texts, or tokens, are after a context.
 
         A text after a text is tokenized as the end of both together, as lm-evaluation-harness does.
         """
         request = runtime_pb2.ScoreRequest(
-            context=_prompt(context),
+            context=_prompt(context, add_special_tokens=add_special_tokens),
             continuations=[
                 runtime_pb2.Continuation(text=each)
                 if isinstance(each, str)
@@ -301,10 +321,11 @@ class Target:
         temperature: float,
         top_p: float | None = None,
         seed: int | None = None,
+        add_special_tokens: bool = True,
     ) -> Completion:
         """Has the model continue a text; what is None is left to the server."""
         request = runtime_pb2.GenerateRequest(
-            prompt=runtime_pb2.Prompt(text=text),
+            prompt=_prompt(text, add_special_tokens=add_special_tokens),
             sampling=runtime_pb2.Sampling(temperature=temperature, top_p=top_p, seed=seed),
             stopping=runtime_pb2.Stopping(max_tokens=max_tokens, stop_strings=stop_strings),
         )
@@ -343,9 +364,9 @@ class Target:
         return TargetError(" ".join(f"server {self.address}: {message}".split()))
 
 
-def _prompt(context: Context) -> runtime_pb2.Prompt:
+def _prompt(context: Context, *, add_special_tokens: bool = True) -> runtime_pb2.Prompt:
     if isinstance(context, str):
-        return runtime_pb2.Prompt(text=context)
+        return runtime_pb2.Prompt(text=context, add_special_tokens=add_special_tokens)
     return runtime_pb2.Prompt(token_ids=runtime_pb2.TokenIds(ids=context))
 
 

@@ -4,7 +4,7 @@
 
     python -m jang_eval.harness --model jang --model_args target=localhost:50051 --tasks mmlu
 
-Chat templates (`--apply_chat_template`) are not put on: tasks are asked as plain text.
+With `--apply_chat_template` the server puts its model's chat template around what tasks ask.
 """
 
 # A checkout does not install the harness, only what typings say of it.
@@ -61,6 +61,28 @@ class ServedModel(LM):
         self._target = Target(target, timeout=timeout)
         self._in_flight = in_flight
         self._model = self._target.model_info()
+        # The harness puts a template around everything or nothing.
+        self._is_templated = False
+
+    @property
+    def tokenizer_name(self) -> str:
+        """Tells the harness's caches of requests apart."""
+        return self._model.digest or self._model.name
+
+    def apply_chat_template(
+        self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
+    ) -> str:
+        """The text that the model reads of a conversation, up to where it is its turn.
+
+        Raises:
+            OptionError: The task wants the model to go on with an answer that is begun.
+        """
+        if not add_generation_prompt:
+            raise OptionError("gen_prefix: found one with a chat template, expected none")
+        self._is_templated = True
+        return self._target.apply_chat_template(
+            [(message["role"], message["content"]) for message in chat_history]
+        )
 
     def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
         """How likely continuations are, and whether the model would write them by itself."""
@@ -98,7 +120,10 @@ class ServedModel(LM):
     def _scored(self, asked: tuple[str, list[str]]) -> dict[tuple[str, str], tuple[float, bool]]:
         context, continuations = asked
         if context:
-            scores = self._target.score(context, continuations)
+            # A template has put in what belongs there.
+            scores = self._target.score(
+                context, continuations, add_special_tokens=not self._is_templated
+            )
         else:
             tokens = [
                 self._target.tokenize(each, add_special_tokens=False) for each in continuations
@@ -135,6 +160,7 @@ class ServedModel(LM):
             stop_strings=[until] if isinstance(until, str) else until,
             max_tokens=options.get("max_gen_toks", _MAX_TOKENS),
             temperature=float(options.get("temperature", 1.0)) if sampled else 0.0,
+            add_special_tokens=not self._is_templated,
         ).text
 
     def _first_token(self) -> int:

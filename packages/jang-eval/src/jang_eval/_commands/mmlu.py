@@ -28,6 +28,13 @@ def mmlu(
         int, typer.Option(metavar="N", help="How many answered questions stand before each.")
     ] = 5,
     by: Annotated[By, typer.Option(help="How the answer is taken.")] = "likelihood",
+    chat_template: Annotated[
+        bool,
+        typer.Option(
+            "--chat-template",
+            help="By generation: ask as a user's message, by the model's template.",
+        ),
+    ] = False,
     subset: Annotated[
         str | None,
         typer.Option(metavar="SxQ", help="Only S subjects and Q questions of each, drawn by seed."),
@@ -40,7 +47,9 @@ def mmlu(
 ) -> None:
     """Ask multiple-choice questions of 57 subjects, as lm-evaluation-harness does."""
     with local_data(data, MMLU) as found:
-        asked = task(found.path, shots=shots, by=by, subset=subset, seed=seed)
+        asked = task(
+            found.path, shots=shots, by=by, subset=subset, seed=seed, as_chat=chat_template
+        )
     run_and_print(
         replace(asked, data_source=found.source),
         target=target,

@@ -32,7 +32,15 @@ _WRITTEN_LETTER = re.compile(
 )
 
 
-def task(data: Path, *, shots: int, by: By, subset: str | None, seed: int) -> Task:
+def task(
+    data: Path,
+    *,
+    shots: int,
+    by: By,
+    subset: str | None,
+    seed: int,
+    as_chat: bool = False,
+) -> Task:
     """Makes the task of data in a directory.
 
     Args:
@@ -41,9 +49,11 @@ def task(data: Path, *, shots: int, by: By, subset: str | None, seed: int) -> Ta
         by: How the answer is taken.
         subset: So many subjects and so many questions of each, such as "10x5"; all if None.
         seed: Of the draw.
+        as_chat: Puts what is asked into a message of a user, by the model's chat template; the
+            shots and the question are one message. By generation only.
 
     Raises:
-        OptionError: `shots` or `subset` is out of range.
+        OptionError: `shots` or `subset` is out of range, or `as_chat` is by likelihood.
         DataError: The data cannot be read.
     """
     if not 0 <= shots <= SHOTS_MAX:
@@ -54,7 +64,12 @@ def task(data: Path, *, shots: int, by: By, subset: str | None, seed: int) -> Ta
     if size is not None:
         questions = draw(questions, *size, seed)
         settings["seed"] = str(seed)
-    ask = {"likelihood": ask_by_likelihood, "generation": ask_by_generation}
+    if as_chat and by != "generation":
+        raise OptionError(f"chat-template: found it by {by}, expected it by generation")
+    if as_chat:
+        # Results from before it was there have no such setting.
+        settings["chat template"] = "yes"
+    asks = {"likelihood": ask_by_likelihood, "generation": ask_by_generation}
     return Task(
         name="mmlu",
         version=TASK_VERSION,
@@ -65,7 +80,7 @@ def task(data: Path, *, shots: int, by: By, subset: str | None, seed: int) -> Ta
             for subject in questions.subjects
             for question in subject.asked
         ],
-        ask=ask[by],
+        ask=ask_in_chat if as_chat else asks[by],
         aggregate=partial(aggregate, by=by),
     )
 
@@ -110,6 +125,23 @@ def ask_by_generation(target: Target, item: Item) -> Outcome:
         stop_strings=["\n"],
         max_tokens=_MAX_TOKENS,
         temperature=0.0,
+    ).text
+    return _outcome(item, question, written_choice(written), {"written": written}, {})
+
+
+def ask_in_chat(target: Target, item: Item) -> Outcome:
+    """As `ask_by_generation`, as a message of a user.
+
+    Answers of chat models may begin with an empty line, so no line end stops them.
+    """
+    subject, question = item.content
+    written = target.complete_text(
+        target.apply_chat_template([("user", build_prompt(subject, question))]),
+        stop_strings=(),
+        max_tokens=_MAX_TOKENS,
+        temperature=0.0,
+        # The template has put in what belongs there.
+        add_special_tokens=False,
     ).text
     return _outcome(item, question, written_choice(written), {"written": written}, {})
 
