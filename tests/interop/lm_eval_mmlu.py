@@ -2,14 +2,16 @@
 
     python lm_eval_mmlu.py HOST:PORT DATA SUBJECT SHOTS WORK
 
-Prints `[[right, [four log-probabilities]], ...]`, the questions in the order of the file, and after
-that how likely a whole text is.
+Prints `[[right, [four log-probabilities]], ...]`, the questions in the order of the file, after
+that how likely a whole text is and what is written after one, and of the first question with the
+chat template `[[context, continuation, log-probability], ...]`.
 """
 
 import csv
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import lm_eval
 import yaml
@@ -42,16 +44,21 @@ def main() -> None:
     files = {split: documents(Path(data), split, subject, Path(work)) for split in ("dev", "test")}
     task |= {"dataset_path": "json", "dataset_kwargs": {"data_files": files}}
     (Path(work) / "task.yaml").write_text(yaml.safe_dump(task))
-    results = lm_eval.simple_evaluate(
-        model="jang",
-        model_args=f"target={target}",
-        tasks=[task["task"]],
-        num_fewshot=int(shots),
-        task_manager=TaskManager(include_path=work, include_defaults=False),
-        log_samples=True,
-        bootstrap_iters=0,
-    )
-    samples = sorted(results["samples"][task["task"]], key=lambda sample: sample["doc_id"])
+
+    def evaluate(in_chat: bool) -> list[dict[str, Any]]:
+        results = lm_eval.simple_evaluate(
+            model="jang",
+            model_args=f"target={target}",
+            tasks=[task["task"]],
+            num_fewshot=int(shots),
+            task_manager=TaskManager(include_path=work, include_defaults=False),
+            log_samples=True,
+            bootstrap_iters=0,
+            apply_chat_template=in_chat,
+        )
+        return sorted(results["samples"][task["task"]], key=lambda sample: sample["doc_id"])
+
+    samples = evaluate(False)
     found = [
         [sample["acc"], [float(response[0][0]) for response in sample["resps"]]]
         for sample in samples
@@ -61,7 +68,12 @@ def main() -> None:
     written = ServedModel(target).generate_until(
         [Instance("generate_until", {}, ("It is", {"until": ["\n"], "max_gen_toks": 5}), 0)]
     )
-    print(json.dumps([found, text, written]))
+    first = evaluate(True)[0]
+    chat = [
+        [*asked, float(response[0][0])]
+        for asked, response in zip(first["arguments"], first["resps"], strict=True)
+    ]
+    print(json.dumps([found, text, written, chat]))
 
 
 main()

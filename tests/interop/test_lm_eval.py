@@ -47,7 +47,7 @@ def test_every_question_has_the_same_verdict_and_scores(
     work.mkdir()
     script = Path(__file__).with_name("lm_eval_mmlu.py")
     printed = run(python, script, served, tmp_path, "miscellaneous", str(shots), work, cwd=work)
-    theirs, (rolling,), (written,) = json.loads(printed.splitlines()[-1])
+    theirs, (rolling,), (written,), chat = json.loads(printed.splitlines()[-1])
 
     options = ["--target", served, "--data", str(tmp_path), "--shots", str(shots), "--json"]
     ours = json.loads(CliRunner().invoke(app, ["mmlu", *options]).stdout)
@@ -56,6 +56,12 @@ def test_every_question_has_the_same_verdict_and_scores(
         assert outcome["numbers"]["correct"] == right
         assert outcome["arrays"]["logprobs"] == pytest.approx(logprobs, abs=1e-4)
     with Target(served, timeout=60) as target:
+        assert len(chat) == 4
+        for context, continuation, logprob in chat:
+            assert context.startswith("system: The following are multiple choice questions")
+            assert context.endswith("Answer:\nassistant: ")
+            (score,) = target.score(context, [continuation], add_special_tokens=False)
+            assert score.logprob == pytest.approx(logprob, abs=1e-4)
         # The context takes 512: two windows, the second with all that fits before what is new.
         tokens = target.tokenize("x" * 700, add_special_tokens=False)
         (head,) = target.score((0,), [tokens[:512]])
