@@ -248,10 +248,15 @@ def _parts(run: Run, index: int, columns: Sequence[Column], x: Axis) -> str:
                 details=f"{label}: {wording.cell(column, metric)}, of {metric.count}",
             )
         )
+    title = f"{columns[0].whole}{wording.unit_and_arrow(columns[0])}"
     cells = [
-        [column.name, wording.cell(column, metric), str(metric.count)]
+        [
+            column.name.removeprefix(f"{column.whole}/"),
+            wording.cell(column, metric),
+            str(metric.count),
+        ]
         for column in columns
         if (metric := column.cells[index]) is not None
     ]
-    table = html_table(["part", wording.heading(columns[0]).split("/")[0], "of"], cells)
+    table = html_table(["part", title, "of"], cells)
     return figure(f"{run.model.label}: {columns[0].whole}", bars(run.model.label, rows, x), table)
