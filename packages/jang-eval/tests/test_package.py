@@ -16,6 +16,7 @@ def test_the_public_names_are_these_and_all_there() -> None:
         "FailureMode",
         "JangEvalError",
         "OptionError",
+        "ProgramError",
         "QaResult",
         "ResultFileError",
         "SandboxError",

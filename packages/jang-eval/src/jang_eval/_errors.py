@@ -4,6 +4,7 @@ JangEvalError
 ├── OptionError        an option is outside of what it allows
 ├── TargetError        the server's address is bad, or the server is away, slow, or refuses
 ├── DataError          the data of a task cannot be read, or are not in a form that it knows
+├── ProgramError       another program that is needed is not there, or has failed
 ├── SandboxError       generated code cannot be run, or not kept in
 ├── ResultFileError    a result file cannot be read or written, or is not one
 └── ComparisonError    results that do not answer the same questions under the same rules
@@ -24,6 +25,10 @@ class TargetError(JangEvalError):
 
 class DataError(JangEvalError):
     """The data of a task cannot be read, or are not in a form that the task knows."""
+
+
+class ProgramError(JangEvalError):
+    """Another program that is needed is not installed, or has failed."""
 
 
 class SandboxError(JangEvalError):

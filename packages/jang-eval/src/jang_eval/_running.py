@@ -7,11 +7,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Event
 from time import perf_counter
+from typing import Any
 
 from jang_eval._evaluation import EvaluationResult, Item, Outcome, Task
 from jang_eval._journal import Journal
 from jang_eval._records import to_json
-from jang_eval._results import check_writable, write_document
+from jang_eval._results import ModelInfo, check_writable, write_document
 from jang_eval._target import Target
 from jang_eval._version import __version__
 
@@ -40,21 +41,13 @@ def run_task(
     """
     begun = perf_counter()
     model = target.model_info()
-    run = {
-        "task": task.name,
-        "task_version": task.version,
-        "data_sha256": task.data_sha256,
-        "settings": dict(task.settings),
-        "model": model.digest or model.name,
-        "items": len(task.items),
-    }
     with ExitStack() as stack:
         if output is None:
-            journal_path = Path(stack.enter_context(TemporaryDirectory())) / "journal"
+            place = Path(stack.enter_context(TemporaryDirectory())) / "journal"
         else:
             check_writable(output)
-            journal_path = output.with_name(f".{output.name}.partial")
-        journal = stack.enter_context(Journal(journal_path, run))
+            place = journal_path(output)
+        journal = stack.enter_context(Journal(place, description(task, model)))
         _ask_the_rest(task, target, journal, in_flight, on_progress)
         outcomes = [journal.outcomes[item.id] for item in task.items]
         result = EvaluationResult(
@@ -74,6 +67,23 @@ def run_task(
             write_document(to_json(result), output)
         journal.remove()
     return result
+
+
+def journal_path(output: Path) -> Path:
+    """Where what has come so far of a result stands."""
+    return output.with_name(f".{output.name}.partial")
+
+
+def description(task: Task, model: ModelInfo) -> dict[str, Any]:
+    """What makes outcomes belong to one run."""
+    return {
+        "task": task.name,
+        "task_version": task.version,
+        "data_sha256": task.data_sha256,
+        "settings": dict(task.settings),
+        "model": model.digest or model.name,
+        "items": len(task.items),
+    }
 
 
 class _NotAskedError(Exception):

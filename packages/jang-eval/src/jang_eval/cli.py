@@ -20,6 +20,7 @@ from jang_eval._commands.logit_mse import logit_mse
 from jang_eval._commands.mmlu import mmlu
 from jang_eval._commands.perplexity import perplexity
 from jang_eval._commands.reference import reference
+from jang_eval._commands.report import report
 from jang_eval._commands.speed import speed
 from jang_eval._errors import JangEvalError
 from jang_eval._qa import DEFAULT_MAX_TOKENS, DEFAULT_TIMEOUT, run_qa
@@ -129,6 +130,11 @@ app.command(
 app.command(epilog="Example: jang-eval speed --target localhost:50051 -o 4M-speed.json")(
     _user_errors()(speed)
 )
+
+app.command(
+    epilog="Example: jang-eval report smollm2 --profiles 4M,3M,2S --work smollm2-report "
+    "--mmlu mmlu --text wiki.test.raw"
+)(_user_errors()(report))
 
 
 def _log_answer(answer: JudgedAnswer) -> None:

@@ -61,7 +61,7 @@ def humaneval(
             "it if you want that"
         )
     sampling = Sampling(samples=samples, temperature=temperature, seed=seed)
-    sandbox = _sandbox(weak_sandbox)
+    sandbox = choose_sandbox(weak_sandbox)
     with local_data(data, HUMANEVAL) as found:
         chosen = task(found.path, sandbox, sampling=sampling, limit=limit)
     typer.echo(sandbox.description, err=True)
@@ -80,8 +80,12 @@ def humaneval(
         typer.echo(f"failures: {kinds}", err=True)
 
 
-def _sandbox(weak_allowed: bool) -> Sandbox:
-    """The best that is to be had; the weak one only where it is allowed."""
+def choose_sandbox(weak_allowed: bool) -> Sandbox:
+    """The best that is to be had; the weak one only where it is allowed.
+
+    Raises:
+        SandboxError: There is none.
+    """
     try:
         return find_sandbox()
     except SandboxError as error:

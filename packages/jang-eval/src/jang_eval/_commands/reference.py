@@ -1,6 +1,5 @@
 """The command `reference`."""
 
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -17,26 +16,13 @@ from jang_eval._commands.windows import (
     whole_windows,
 )
 from jang_eval._errors import OptionError
-from jang_eval._prompts import (
-    prompts_digest,
-    prompts_sha256,
-    read_prompts,
-    tokenize_prompts,
-)
-from jang_eval._reference import all_rows, following, following_prompt, prompt_rows
-from jang_eval._reference_file import FULL, Header, StoredWindow, record
+from jang_eval._prompts import read_prompts
+from jang_eval._reference_file import FULL
+from jang_eval._reference_making import reference_of_prompts, reference_of_texts
 from jang_eval._reference_reader import ReferenceFile
 from jang_eval._reference_writing import write_reference
 from jang_eval._target import Target
-from jang_eval._windows import (
-    Convention,
-    Windowing,
-    check_fits,
-    cut,
-    read_texts,
-    tokenize,
-    tokens_digest,
-)
+from jang_eval._windows import Convention
 
 
 def reference(
@@ -83,48 +69,11 @@ def reference(
         if prompts is None:
             cutting = whole_windows(convention, window, stride, windows)
             with local_texts(data or []) as found:
-                header, make = _of_texts(server, found.paths, keep, cutting)
+                header, make = reference_of_texts(server, found.paths, keep, cutting)
         else:
-            header, make = _of_prompts(server, prompts, keep)
+            header, make = reference_of_prompts(server, read_prompts(prompts), keep)
         with show_progress("reference") as show:
             write_reference(header, make, output, max_bytes=round(max_size * 1e9), on_progress=show)
     count = sum(each.scored for each in header.windows)
     loss = ReferenceFile(output).loss().described(count)
     typer.echo(f"wrote {output}, {output.stat().st_size / 1e6:,.1f} MB; by storing: {loss}")
-
-
-def _of_texts(
-    server: Target, data: Sequence[Path], keep: str, cutting: Windowing
-) -> tuple[Header, Callable[[int], bytes]]:
-    check_fits(server, cutting)
-    texts, digest = read_texts(data)
-    tokens = tokenize(server, texts)
-    cuts = cut(tokens, cutting)
-    header = Header(
-        keep=keep,
-        model=server.model_info(),
-        data_sha256=digest,
-        tokens=tokens_digest(tokens),
-        windowing=cutting,
-        windows=tuple(StoredWindow(each.id, each.scored) for each in cuts),
-    )
-    return header, lambda n: record(keep, all_rows(server, cuts[n]), following(cuts[n]))
-
-
-def _of_prompts(server: Target, path: Path, keep: str) -> tuple[Header, Callable[[int], bytes]]:
-    texts = read_prompts(path)
-    prompts = tokenize_prompts(server, texts)
-    header = Header(
-        keep=keep,
-        model=server.model_info(),
-        data_sha256=prompts_sha256(texts),
-        tokens=prompts_digest(prompts),
-        windowing=None,
-        windows=tuple(StoredWindow(each.id, len(each.tokens)) for each in prompts),
-    )
-
-    def make(place: int) -> bytes:
-        rows = prompt_rows(server, prompts[place])
-        return record(keep, rows, following_prompt(prompts[place], rows))
-
-    return header, make

@@ -85,13 +85,18 @@ class Overview:
     tasks: tuple[TaskTable, ...]
 
 
-def bring_together(results: Sequence[Named], reference: Path | None = None) -> Overview:
+def bring_together(
+    results: Sequence[Named],
+    reference: Path | None = None,
+    names: Mapping[Path, str] | None = None,
+) -> Overview:
     """Sorts results by model and by task, both in the order in which they first come.
 
     Args:
         results: At least one result, each with the file that it came from.
         reference: A result of the model that others are compared with; besides it those are
             references that a result names as its reference.
+        names: What to call the models of files; by what tells them apart if None.
 
     Raises:
         OptionError: `reference` is none of the files.
@@ -108,7 +113,7 @@ def bring_together(results: Sequence[Named], reference: Path | None = None) -> O
     firsts: dict[object, Named] = {}
     for key, each in zip(keys, results, strict=True):
         firsts.setdefault(key, each)
-    labels = _labels(list(firsts.values()))
+    labels = _labels(list(firsts.values()), names or {})
     known = _references(results, keys, reference)
     models = {
         key: Model(_marked(label) if key in known else label, result.model, key in known)
@@ -212,7 +217,7 @@ def _marked(label: str) -> str:
     return label if "reference" in label.lower() else f"{label} (reference)"
 
 
-def _labels(models: Sequence[Named]) -> list[str]:
+def _labels(models: Sequence[Named], names: Mapping[Path, str]) -> list[str]:
     """Names the rows: each by as little as tells it from the others, at last by its place."""
     said: tuple[Callable[[Path, ModelInfo], str], ...] = (
         lambda path, model: model.profile or model.name,
@@ -220,7 +225,7 @@ def _labels(models: Sequence[Named]) -> list[str]:
         lambda path, model: f"{model.bits_per_weight:.2f} bpw",
         lambda path, model: shown_path(path),
     )
-    labels = [said[0](path, result.model) for path, result in models]
+    labels = [names.get(path) or said[0](path, result.model) for path, result in models]
     for more in said[1:]:
         counts = Counter(labels)
         labels = [

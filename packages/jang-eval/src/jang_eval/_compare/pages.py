@@ -32,16 +32,18 @@ _QUALITY_NOTE: Final = (
 _PAIRS_SHOWN: Final = 10
 
 
-def overview_page(overview: Overview, *, commit: str = "") -> str:
+def overview_page(overview: Overview, *, commit: str = "", notes: Sequence[str] = ()) -> str:
     """The page: summary, quality against size, spreads, parts, plans, failures, how it was made.
 
     Args:
         overview: What to show.
         commit: Of the code that was judged; empty where nobody said.
+        notes: To be known before the rest is read, a sentence each.
     """
     template = resources.files("jang_eval._compare").joinpath("page.html").read_text("utf-8")
     tasks = overview.tasks
     sections = (
+        section("Notes", "", _notes(notes)),
         section("Results", wording.NOTES, "".join(map(_results, tasks))),
         section(
             "Quality against size",
@@ -84,6 +86,11 @@ def overview_page(overview: Overview, *, commit: str = "") -> str:
         tasks=f"{_counted(len(tasks), 'task')}: {clean(names)}",
         sections="".join(sections),
     )
+
+
+def _notes(notes: Sequence[str]) -> str:
+    items = "".join(f"<li>{clean(note)}</li>" for note in notes)
+    return f"<ul>{items}</ul>" if items else ""
 
 
 def _script_digest(template: str) -> str:

@@ -1,0 +1,243 @@
+"""The command `report`."""
+
+import signal
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import typer
+
+from jang_eval._commands.humaneval import choose_sandbox
+from jang_eval._commands.options import JsonOption, SeedOption
+from jang_eval._commands.running import show_progress
+from jang_eval._errors import OptionError
+from jang_eval._protocol.candidates import REFERENCE_ARGUMENTS, Candidate, candidates
+from jang_eval._protocol.pages import bring_report_together, report_document, write_pages
+from jang_eval._protocol.programs import find_program
+from jang_eval._protocol.project import Data, Project, Sizes, check_sizes, left_out, measures
+from jang_eval._protocol.running import run_protocol
+from jang_eval._results import document_text
+from jang_eval._tasks.speed import Load
+
+_ENDED: Final = "interrupted; the same command goes on from here"
+
+
+def report(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SOURCE",
+            help="What is converted, as jang-quant takes it: a directory, a GGUF file, a hub id, "
+            "or smollm2.",
+        ),
+    ],
+    work: Annotated[
+        Path,
+        typer.Option(
+            metavar="DIR",
+            help="Where models, results and pages go; the same command goes on from what is there.",
+        ),
+    ],
+    profiles: Annotated[
+        str, typer.Option(metavar="P,P,…", help="Profiles to convert to, such as 4M,3M,2S.")
+    ] = "",
+    bits: Annotated[
+        str, typer.Option(metavar="B,B,…", help="Bits per weight to convert to, such as 2.5,3.5.")
+    ] = "",
+    directory: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=DIR", help="A model that is there; may be given several times."),
+    ] = None,
+    reference: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="The model to compare with. Default: SOURCE if it is a directory, else SOURCE at "
+            "8 bits in groups of 32.",
+        ),
+    ] = None,
+    method: Annotated[
+        str | None, typer.Option(metavar="rtn|mse|gptq", help="Passed to jang-quant convert.")
+    ] = None,
+    calibration: Annotated[
+        str | None, typer.Option(metavar="FILE|self", help="Passed to jang-quant convert.")
+    ] = None,
+    mmlu: Annotated[
+        Path | None, typer.Option(metavar="PATH", help="MMLU's directory, as published.")
+    ] = None,
+    humaneval: Annotated[
+        Path | None, typer.Option(metavar="PATH", help="HumanEval's file, as published.")
+    ] = None,
+    allow_code_execution: Annotated[
+        bool,
+        typer.Option(
+            "--allow-code-execution",
+            help="Run what models write for HumanEval, in a sandbox; it is left out otherwise.",
+        ),
+    ] = False,
+    weak_sandbox: Annotated[
+        bool, typer.Option("--weak-sandbox", help="See `humaneval --help`.")
+    ] = False,
+    text: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FILE", help="For KL and perplexity; may be given several times."),
+    ] = None,
+    prompts: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="For logit-mse, one a line. Default: the six questions of qa."
+        ),
+    ] = None,
+    subset: Annotated[
+        str, typer.Option(metavar="SxQ", help="Subjects of MMLU, and questions of each.")
+    ] = Sizes.subset,
+    shots: Annotated[int, typer.Option(metavar="N", help="Of MMLU.")] = Sizes.shots,
+    limit: Annotated[int, typer.Option(metavar="N", help="Problems of HumanEval.")] = Sizes.limit,
+    max_tokens: Annotated[
+        int, typer.Option(metavar="N", help="Of each answer of qa.")
+    ] = Sizes.max_tokens,
+    window: Annotated[
+        int, typer.Option(metavar="TOKENS", help="Windows of KL and perplexity.")
+    ] = Sizes.window,
+    windows: Annotated[
+        int, typer.Option(metavar="N", help="So many, spread evenly over the text.")
+    ] = Sizes.windows,
+    prompt_tokens: Annotated[int, typer.Option(metavar="N", help="Of speed.")] = Load.prompt_tokens,
+    decode_tokens: Annotated[int, typer.Option(metavar="N", help="Of speed.")] = Load.decode_tokens,
+    streams: Annotated[int, typer.Option(metavar="N", help="Of speed.")] = Load.streams,
+    rounds: Annotated[int, typer.Option(metavar="N", help="Of speed.")] = Load.rounds,
+    max_size: Annotated[
+        float,
+        typer.Option(metavar="GB", help="The most that the reference's stored logits may take."),
+    ] = 10.0,
+    threads: Annotated[
+        int | None, typer.Option(metavar="N", help="Of the servers, on the CPU.")
+    ] = None,
+    timeout: Annotated[
+        float, typer.Option(metavar="SECONDS", help="How long to wait for one answer.")
+    ] = 600.0,
+    seed: SeedOption = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Convert, serve and judge one model in several sizes, and write report.md and report.html.
+
+    Servers run one at a time. What is there already is not done again; results of another model,
+    task version, data or settings are made anew. What fails is named, and the rest goes on; the
+    exit status is then 1.
+    """
+    sizes = Sizes(
+        subset=subset,
+        shots=shots,
+        limit=limit,
+        max_tokens=max_tokens,
+        window=window,
+        windows=windows,
+        load=Load(prompt_tokens, decode_tokens, streams, rounds),
+        seed=seed,
+    )
+    check_sizes(sizes)
+    sandbox = None
+    if humaneval is not None and allow_code_execution:
+        sandbox = choose_sandbox(weak_sandbox)
+    models = candidates(
+        source,
+        work / "models",
+        profiles=_listed(profiles),
+        bits=_numbers(bits),
+        directories=[_named(each) for each in directory or ()],
+        reference=reference,
+        method=_method(method, calibration),
+    )
+    project = Project(
+        source=source,
+        candidates=tuple(models),
+        work=work,
+        data=Data(mmlu, humaneval, sandbox, tuple(text or ()), prompts),
+        sizes=sizes,
+        reference_bytes=round(max_size * 1e9),
+        timeout=timeout,
+        threads=threads,
+    )
+    asked = measures(project)
+    find_program("jang-runtime")
+    if any(each.arguments is not None and not each.directory.is_dir() for each in models):
+        find_program("jang-quant")
+    with _ending_in_order():
+        done = run_protocol(project, asked, _say, show_progress)
+    overview = bring_report_together(done)
+    notes = [_reference_note(source, models[0]), *_method_notes(method, calibration, models)]
+    notes += left_out(project.data)
+    title = f"{Path(source).name}: what is left of it"
+    write_pages(overview, work, title, notes, done.failures)
+    _say(f"wrote {work / 'report.md'}" + (f" and {work / 'report.html'}" if overview else ""))
+    if as_json:
+        text_of_all = document_text(report_document(overview, notes, done.failures))
+        typer.echo(text_of_all.encode(), nl=False)
+    else:
+        typer.echo((work / "report.md").read_bytes(), nl=False)
+    if done.failures:
+        named = ", ".join(f"{each.model} ({each.step})" for each in done.failures)
+        _say(f"error: {len(done.failures)} of the steps failed: {named}")
+        raise typer.Exit(1)
+
+
+@contextmanager
+def _ending_in_order() -> Generator[None]:
+    """Ends the programs that were started on SIGTERM and SIGHUP too, as on Ctrl-C."""
+
+    def end(number: int, frame: Any) -> None:
+        raise SystemExit(128 + number)
+
+    before = {each: signal.signal(each, end) for each in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        _say(_ENDED)
+        raise
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _say(line: str) -> None:
+    typer.echo(line, err=True)
+
+
+def _listed(text: str) -> list[str]:
+    return [each.strip() for each in text.split(",") if each.strip()]
+
+
+def _numbers(text: str) -> list[float]:
+    try:
+        return [float(each) for each in _listed(text)]
+    except ValueError as error:
+        raise OptionError(f"bits: found {text!r}, expected numbers such as 2.5,3.5") from error
+
+
+def _named(text: str) -> tuple[str, Path]:
+    name, _, directory = text.partition("=")
+    if not name or not directory:
+        raise OptionError(f"directory: found {text!r}, expected NAME=DIR")
+    return name, Path(directory)
+
+
+def _method(method: str | None, calibration: str | None) -> list[str]:
+    options = (("--method", method), ("--calibration", calibration))
+    return [word for name, value in options if value is not None for word in (name, value)]
+
+
+def _reference_note(source: str, candidate: Candidate) -> str:
+    name = Path(source).name
+    if candidate.arguments == REFERENCE_ARGUMENTS:
+        return f"The reference is {name} converted to 8 bits in groups of 32."
+    return f"The reference is {candidate.directory.resolve().name}, served as it is."
+
+
+def _method_notes(
+    method: str | None, calibration: str | None, models: list[Candidate]
+) -> list[str]:
+    if not any(each.arguments is not None for each in models[1:]):
+        return []
+    text = f", calibrated on {Path(calibration).name}" if calibration else ""
+    return [f"Profiles and bits are conversions with the method {method or 'rtn'}{text}."]

@@ -1,0 +1,1 @@
+"""The whole protocol for one model: what `jang-eval report` runs."""

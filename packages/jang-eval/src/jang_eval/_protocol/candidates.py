@@ -1,0 +1,118 @@
+"""Which models the protocol is run for, and how they are made."""
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from jang_eval._errors import OptionError, ProgramError, ResultFileError
+from jang_eval._protocol.programs import run_converter
+from jang_eval._results import write_document
+
+REFERENCE: Final = "reference"
+# 8 bits in groups of 32, which hold what GGUF's 4-bit groups of 32 hold nearly exactly.
+REFERENCE_ARGUMENTS: Final = ("--bits", "9", "--group-size", "32")
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A model that is judged.
+
+    Attributes:
+        name: In tables, and of its files.
+        directory: What is served.
+        arguments: Of `jang-quant convert` after source and directory; None where the directory is
+            there already.
+    """
+
+    name: str
+    directory: Path
+    arguments: tuple[str, ...] | None = None
+
+
+def candidates(
+    source: str,
+    models: Path,
+    *,
+    profiles: Sequence[str],
+    bits: Sequence[float],
+    directories: Sequence[tuple[str, Path]],
+    reference: Path | None,
+    method: Sequence[str],
+) -> list[Candidate]:
+    """All models, the reference first: the source if it is a directory, else as 8 bits.
+
+    Args:
+        source: As `jang-quant convert` takes it.
+        models: Where conversions go.
+        profiles: With or without "JANG_".
+        bits: Bits per weight.
+        directories: Of models that are there, by name.
+        reference: A directory to take for the reference instead.
+        method: Arguments of `jang-quant convert` for all conversions but the reference's.
+
+    Raises:
+        OptionError: A name comes twice or is none for a file, or a directory is missing.
+    """
+    given = reference or (Path(source) if Path(source).is_dir() else None)
+    names = [each if each.startswith("JANG_") else f"JANG_{each}" for each in profiles]
+    found = [
+        Candidate(REFERENCE, models / REFERENCE, REFERENCE_ARGUMENTS)
+        if given is None
+        else Candidate(REFERENCE, given),
+        *(Candidate(n, models / n, ("--profile", n, *method)) for n in names),
+        *(
+            Candidate(f"bits-{b:g}", models / f"bits-{b:g}", ("--bits", f"{b:g}", *method))
+            for b in bits
+        ),
+        *(Candidate(name, directory) for name, directory in directories),
+    ]
+    for place, each in enumerate(found):
+        if _NAME.fullmatch(each.name) is None:
+            expected = "letters, digits and ._+-"
+            raise OptionError(f"model: found the name {each.name!r}, expected {expected}")
+        # Some file systems hold names that differ in capitals for the same.
+        if any(each.name.lower() == other.name.lower() for other in found[:place]):
+            raise OptionError(f"model: found {each.name} twice, expected different names")
+        if each.arguments is None and not each.directory.is_dir():
+            found_at = f"no directory {each.directory}"
+            raise OptionError(f"model {each.name}: found {found_at}, expected a model's")
+    return found
+
+
+def make(source: str, candidate: Candidate, log: Path) -> bool:
+    """Convert a candidate if that is not done yet; returns whether something had to be done.
+
+    Raises:
+        ProgramError: The conversion fails, or the directory has another.
+        ResultFileError: What is converted cannot be noted.
+    """
+    if candidate.arguments is None:
+        return False
+    asked = {"source": source, "arguments": [*candidate.arguments]}
+    note = candidate.directory.with_name(f"{candidate.name}.json")
+    if candidate.directory.is_dir():
+        found = _noted(note)
+        if found != asked:
+            raise ProgramError(
+                f"{candidate.directory}: found converted with {_shown(found)}, "
+                f"expected {_shown(asked)}; delete it, or take another --work"
+            )
+        return False
+    write_document(asked, note)
+    run_converter(source, candidate.directory, candidate.arguments, log)
+    return True
+
+
+def _noted(note: Path) -> object:
+    try:
+        return json.loads(note.read_text(encoding="utf-8")) if note.exists() else None
+    except (OSError, ValueError) as error:
+        raise ResultFileError(f"{note}: found no JSON ({error}), delete it") from error
+
+
+def _shown(asked: object) -> str:
+    return "nobody knows what" if asked is None else json.dumps(asked)

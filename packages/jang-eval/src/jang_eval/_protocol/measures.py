@@ -1,0 +1,180 @@
+"""What is measured of every model; what is there already is not measured again."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Final, TypeAlias
+
+from jang_eval import _qa
+from jang_eval._compare.documents import read_any_result
+from jang_eval._errors import ResultFileError
+from jang_eval._evaluation import EvaluationResult, Task
+from jang_eval._journal import Journal
+from jang_eval._qa import run_qa
+from jang_eval._questions import load_questions
+from jang_eval._reference_file import Header
+from jang_eval._reference_making import MakeRecord
+from jang_eval._reference_reader import ReferenceFile
+from jang_eval._reference_writing import write_reference
+from jang_eval._results import TASK, ModelInfo, QaResult, write_result
+from jang_eval._running import description, journal_path, run_task
+from jang_eval._target import Target
+
+Say: TypeAlias = Callable[[str], None]
+Show: TypeAlias = Callable[[int, int], None]
+
+_SHOWN_CHARACTERS: Final = 40
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One thing that is measured.
+
+    Attributes:
+        name: Of the task; results are `MODEL-NAME.json`.
+        run: Measures a server, and returns the seconds that this took, also when that was earlier.
+    """
+
+    name: str
+    run: Callable[[Target, Path, Say, Show], float]
+
+
+def measure_task(name: str, make_task: Callable[[Target], Task], in_flight: int) -> Measure:
+    """The measure that is a task."""
+
+    def run(target: Target, output: Path, say: Say, show: Show) -> float:
+        task, model = make_task(target), target.model_info()
+        found = _existing(output, say, lambda result: _differences(result, task, model))
+        if isinstance(found, EvaluationResult):
+            return found.seconds
+        _clear_foreign_journal(task, model, output, say)
+        return run_task(task, target, in_flight=in_flight, output=output, on_progress=show).seconds
+
+    return Measure(name, run)
+
+
+def measure_questions(max_tokens: int, timeout: float) -> Measure:
+    """The measure of the six questions."""
+
+    def run(target: Target, output: Path, say: Say, show: Show) -> float:
+        model, count = target.model_info(), len(load_questions().questions)
+        found = _existing(output, say, lambda result: _qa_differences(result, max_tokens, model))
+        if isinstance(found, QaResult):
+            return found.totals.seconds
+        done = iter(range(1, count + 1))
+        show(0, count)
+        result = run_qa(
+            target.address,
+            max_tokens=max_tokens,
+            timeout=timeout,
+            on_answer=lambda _: show(next(done), count),
+        )
+        write_result(result, output)
+        return result.totals.seconds
+
+    return Measure(TASK, run)
+
+
+def store_reference(
+    header: Header, make: MakeRecord, path: Path, max_bytes: int, say: Say, show: Show
+) -> None:
+    """Write a reference's file, unless it is there.
+
+    Raises:
+        OptionError: It would be larger than allowed, or than there is room for.
+        ResultFileError: It cannot be written.
+        TargetError: The server is unreachable, too slow, or refuses.
+    """
+    if path.exists():
+        try:
+            found = ReferenceFile(path).header
+        except ResultFileError as error:
+            say(f"{error}; it is written again")
+        else:
+            if found == header:
+                return
+            say(f"{path}: found it of another model, text or windows; it is written again")
+        path.unlink()
+    partial = journal_path(path)
+    beginning = header.encoded()
+    if partial.exists():
+        with partial.open("rb") as file:
+            begun = file.read(len(beginning))
+        if not beginning.startswith(begun):
+            say(f"{partial}: found the beginning of another reference; it is begun anew")
+            partial.unlink()
+    write_reference(header, make, path, max_bytes=max_bytes, on_progress=show)
+
+
+def _existing(
+    output: Path,
+    say: Say,
+    differences: Callable[[EvaluationResult | QaResult], Iterable[tuple[str, object, object]]],
+) -> EvaluationResult | QaResult | None:
+    """A result that is there, if it is of this model, task, data and settings; else why not."""
+    if not output.exists():
+        return None
+    try:
+        result = read_any_result(output)
+    except ResultFileError as error:
+        say(f"{error}; it is measured again")
+        return None
+    for field, found, expected in differences(result):
+        if found != expected:
+            say(
+                f"{output}: {field}: found {_shown(found)}, expected {_shown(expected)}; "
+                "it is measured again"
+            )
+            return None
+    return result
+
+
+def _differences(
+    result: EvaluationResult | QaResult, task: Task, model: ModelInfo
+) -> Iterable[tuple[str, object, object]]:
+    yield "task", result.task, task.name
+    if isinstance(result, QaResult):
+        return
+    yield "task_version", result.task_version, task.version
+    yield "data_sha256", result.data_sha256, task.data_sha256
+    for name in sorted({*result.settings, *task.settings}):
+        yield f"settings.{name}", result.settings.get(name), task.settings.get(name)
+    yield from _model_differences(result.model, model)
+    yield "outcomes", [each.id for each in result.outcomes], [each.id for each in task.items]
+
+
+def _qa_differences(
+    result: EvaluationResult | QaResult, max_tokens: int, model: ModelInfo
+) -> Iterable[tuple[str, object, object]]:
+    yield "task", result.task, TASK
+    if isinstance(result, EvaluationResult):
+        return
+    yield "task_version", result.task_version, _qa.TASK_VERSION
+    yield "data_sha256", result.data_sha256, load_questions().sha256
+    yield "settings.max_tokens", result.settings.max_tokens, max_tokens
+    yield from _model_differences(result.model, model)
+
+
+def _model_differences(
+    found: ModelInfo, expected: ModelInfo
+) -> Iterable[tuple[str, object, object]]:
+    for field in fields(ModelInfo):
+        yield f"model.{field.name}", getattr(found, field.name), getattr(expected, field.name)
+
+
+def _clear_foreign_journal(task: Task, model: ModelInfo, output: Path, say: Say) -> None:
+    """Forget what an interrupted run of other rules or of another model left behind."""
+    journal = journal_path(output)
+    if not journal.exists():
+        return
+    try:
+        with Journal(journal, description(task, model)):
+            pass
+    except ResultFileError as error:
+        say(f"{error}; it is begun anew")
+        journal.unlink()
+
+
+def _shown(value: object) -> str:
+    shown = ascii(value)
+    return shown if len(shown) <= _SHOWN_CHARACTERS else shown[: _SHOWN_CHARACTERS - 3] + "..."

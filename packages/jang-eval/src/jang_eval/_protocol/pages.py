@@ -1,0 +1,72 @@
+"""The pages of a report: what `compare` makes of its results, and what is to be known of them."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jang_eval._compare.documents import as_evaluation, read_any_result
+from jang_eval._compare.overview import Named, Overview, bring_together, overview_document
+from jang_eval._compare.pages import overview_page
+from jang_eval._compare.table import overview_markdown
+from jang_eval._errors import ComparisonError
+from jang_eval._protocol.candidates import REFERENCE
+from jang_eval._protocol.running import Failure, Report
+from jang_eval._report import escaped
+from jang_eval._results import write_whole
+
+
+def bring_report_together(report: Report) -> Overview | None:
+    """All results that can be compared; what cannot becomes a failure. None without results."""
+    firsts: dict[str, Named] = {}
+    taken: list[Named] = []
+    labels: dict[Path, str] = {}
+    for model, path in report.results:
+        result = as_evaluation(read_any_result(path))
+        first = firsts.setdefault(result.task, (path, result))
+        try:
+            bring_together([first, (path, result)])
+        except ComparisonError as error:
+            report.failures.append(Failure(model, f"{result.task} in comparison", str(error)))
+            continue
+        taken.append((path, result))
+        labels[path] = model
+    if not taken:
+        return None
+    reference = next((path for path, model in labels.items() if model == REFERENCE), None)
+    return bring_together(taken, reference, labels)
+
+
+def write_pages(
+    overview: Overview | None,
+    work: Path,
+    title: str,
+    notes: Sequence[str],
+    failures: Sequence[Failure],
+) -> None:
+    """Write report.md and report.html.
+
+    Raises:
+        ResultFileError: They cannot be written.
+    """
+    lines = [*notes, *(f"Failed: {describe_failure(failure)}" for failure in failures)]
+    listed = "\n".join(f"- {escaped(line)}" for line in lines)
+    parts = [f"# {escaped(title)}", listed]
+    if overview is not None:
+        parts.append(overview_markdown(overview))
+        write_whole(overview_page(overview, notes=lines), work / "report.html")
+    write_whole("\n\n".join(part.rstrip("\n") for part in parts if part) + "\n", work / "report.md")
+
+
+def report_document(
+    overview: Overview | None, notes: Sequence[str], failures: Sequence[Failure]
+) -> dict[str, Any]:
+    """What `--json` prints."""
+    empty: dict[str, Any] = {"models": [], "tasks": []}
+    found = empty if overview is None else overview_document(overview)
+    listed = [{"model": each.model, "step": each.step, "reason": each.reason} for each in failures]
+    return {**found, "notes": [*notes], "failures": listed}
+
+
+def describe_failure(failure: Failure) -> str:
+    """One line."""
+    return f"{failure.model}: {failure.step}: {failure.reason}"

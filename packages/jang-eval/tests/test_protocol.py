@@ -1,0 +1,129 @@
+"""What `report` is made of, without servers."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from jang_eval._errors import OptionError, ProgramError
+from jang_eval._protocol.candidates import Candidate, candidates, make
+from jang_eval._protocol.programs import find_program
+from jang_eval._protocol.steps import Steps
+from jang_eval.cli import app
+
+
+def models(source: str, tmp_path: Path, **changes: Any) -> list[Candidate]:
+    options: dict[str, Any] = {"profiles": [], "bits": [], "directories": [], "reference": None}
+    return candidates(source, tmp_path / "models", **(options | {"method": []} | changes))
+
+
+def test_models_are_named_by_what_they_are_and_the_reference_is_the_source(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    found = models(
+        str(source),
+        tmp_path,
+        profiles=["4M", "JANG_2S"],
+        bits=[2.5, 3.0],
+        directories=[("mlx-4", source)],
+        method=["--method", "gptq"],
+    )
+    assert [each.name for each in found] == [
+        *("reference", "JANG_4M", "JANG_2S", "bits-2.5", "bits-3", "mlx-4"),
+    ]
+    assert found[0] == Candidate("reference", source)
+    assert found[1].arguments == ("--profile", "JANG_4M", "--method", "gptq")
+    assert found[3].arguments == ("--bits", "2.5", "--method", "gptq")
+    assert found[5].arguments is None
+    # What is no directory cannot be served as it is; the method of others is not the reference's.
+    first = models("smollm2", tmp_path, method=["--method", "gptq"])[0]
+    assert first.arguments == ("--bits", "9", "--group-size", "32")
+    assert models("smollm2", tmp_path, reference=source)[0].directory == source
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"profiles": ["4M", "JANG_4M"]}, "found JANG_4M twice"),
+        ({"directories": [("reference", Path("/"))]}, "found reference twice"),
+        ({"directories": [("../x", Path("/"))]}, "found the name '../x'"),
+        ({"directories": [("x", Path("/nowhere"))]}, "found no directory /nowhere"),
+        ({"reference": Path("/nowhere")}, "found no directory /nowhere"),
+    ],
+)
+def test_names_that_are_none_are_refused(
+    tmp_path: Path, changes: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(OptionError, match=said):
+        models("smollm2", tmp_path, **changes)
+
+
+def test_another_conversion_in_the_same_place_is_not_taken_for_this_one(tmp_path: Path) -> None:
+    out = tmp_path / "JANG_4M"
+    out.mkdir()
+    candidate = Candidate("JANG_4M", out, ("--profile", "JANG_4M"))
+    with pytest.raises(ProgramError, match="found converted with nobody knows what, expected"):
+        make("smollm2", candidate, tmp_path / "log")
+    note = tmp_path / "JANG_4M.json"
+    note.write_text(json.dumps({"source": "smollm2", "arguments": ["--profile", "JANG_4M"]}))
+    assert not make("smollm2", candidate, tmp_path / "log")
+    with pytest.raises(ProgramError, match='"smollm2", .*expected .*"other.gguf"'):
+        make("other.gguf", candidate, tmp_path / "log")
+
+
+def test_a_program_that_is_not_installed_is_one_line_before_anything_is_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ProgramError, match="jang-quant: found no such command"):
+        find_program("jang-quant")
+    result = CliRunner().invoke(
+        app, ["report", "smollm2", "--profiles", "4M", "--work", str(tmp_path / "work")]
+    )
+    assert result.exit_code == 2
+    assert result.stderr == (
+        "error: jang-runtime: found no such command, expected it installed "
+        "(pip install jang-runtime)\n"
+    )
+    assert not (tmp_path / "work").exists()
+
+
+def test_the_time_left_is_what_such_steps_took(tmp_path: Path) -> None:
+    steps = Steps([(model, name) for model in ("a", "b", "c") for name in ("kl", "qa")])
+    assert steps.describe(("a", "kl")) == "[1 of 6] a: kl"
+    steps.end(("a", "kl"), 100.0)
+    # Nothing is known of qa but that kl took so long.
+    assert steps.describe(("a", "qa")) == "[2 of 6] a: qa; about 8 min left"
+    steps.end(("a", "qa"), 10.0)
+    assert steps.describe(("b", "kl")) == "[3 of 6] b: kl; about 4 min left"
+    steps.end(("b", "kl"), None)
+    steps.end(("b", "qa"), 30.0)
+    assert steps.describe(("c", "kl")) == "[5 of 6] c: kl; about 2 min left"
+    steps.end(("c", "kl"), None)
+    assert steps.describe(("c", "qa")) == "[6 of 6] c: qa; about 20 s left"
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--bits", "2.5,x"], "bits: found '2.5,x', expected numbers"),
+        (["--directory", "4bit"], "directory: found '4bit', expected NAME=DIR"),
+        (["--window", "2"], "window: found 2, expected at least 4 tokens"),
+        (["--rounds", "0"], "rounds: found 0, expected 1 to"),
+        (["--text", "/nowhere.txt"], "/nowhere.txt: cannot be read"),
+        (["--mmlu", "/nowhere"], "/nowhere: found no directory"),
+    ],
+)
+def test_a_mistake_is_one_line_before_anything_is_done(
+    tmp_path: Path, options: list[str], said: str
+) -> None:
+    work = tmp_path / "work"
+    result = CliRunner().invoke(app, ["report", "smollm2", "--work", str(work), *options])
+    assert result.exit_code == 2, result.output
+    assert said in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert not work.exists()
