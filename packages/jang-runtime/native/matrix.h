@@ -13,6 +13,9 @@ constexpr int kBlockSize = 64;     // values of a block of block layout
 constexpr int kChunk = 16;         // values that are decoded at once
 constexpr int kReadAhead = 64;     // bytes beyond a row's codes that decoding may read
 constexpr int kMaxDotRows = 4;     // rows of x that one pass over the codes serves
+constexpr int kPanelRows = 32;     // matrix rows that are turned into floats at once
+constexpr int kPanelColumns = 1024; // columns of packed rows that are, several whole groups
+constexpr int kSmallestGroup = 32;
 
 // One matrix [rows, columns], or the first of a stack of them.
 //

@@ -12,7 +12,6 @@ namespace jang {
 
 namespace {
 
-constexpr int kPanelRows = 32;        // matrix rows that are dequantized at once
 constexpr int64_t kFewRows = 8;      // up to here codes are decoded again for each kMaxDotRows
 constexpr int64_t kPanelCount = 256;  // rows of x that one panel is multiplied with
 // Multiplications that are worth another thread's while.
@@ -81,13 +80,19 @@ void multiply_few(const Matrix& matrix, const PreparedRows& x, int64_t count, fl
 // out[i, 0 to rows] = rows of the matrix from `begin` on, at most kPanelRows, times row i of x.
 void multiply_panel(const Matrix& matrix, int begin, int rows, const float* x, int64_t stride,
                     int64_t count, float* out, int64_t out_stride) {
-  float* panel = scratch(static_cast<size_t>(kPanelRows) * matrix.columns);
-  kernels().dequantize(matrix, begin, begin + rows, panel, matrix.columns);
-  kernels().tile_dots(x, stride, static_cast<int>(count), panel, matrix.columns, rows,
-                      matrix.columns, out, out_stride);
+  const int columns = kernels().panel_columns(matrix);
+  const size_t size = static_cast<size_t>(kPanelRows) * columns;
+  float* panel = scratch(2 * size);
+  for (int64_t i = 0; i < count; ++i) std::fill_n(out + i * out_stride, rows, 0.0f);
+  for (int first = 0; first < matrix.columns; first += columns) {
+    const int some = std::min(columns, matrix.columns - first);
+    kernels().panel(matrix, begin, first, some, panel + size, panel);
+    kernels().tile_sums(x + first, stride, static_cast<int>(count), panel, kPanelRows, some, rows,
+                        out, out_stride);
+  }
 }
 
-// Many rows: a panel of the matrix is dequantized and multiplied as floats.
+// Many rows: a panel of the matrix is turned into floats.
 void multiply_many(const Matrix& matrix, const float* x, int64_t stride, int64_t count, float* out,
                    int64_t out_stride) {
   const int64_t panels = (matrix.rows + kPanelRows - 1) / kPanelRows;

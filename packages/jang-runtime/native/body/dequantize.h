@@ -42,18 +42,54 @@ inline void dequantize_group(int bits, const uint8_t* codes, float scale, float 
   }
 }
 
-// A row of packed codes or of blocks; `bit_map` is null where all groups have the matrix's width.
-inline void dequantize_row(const Matrix& matrix, const uint8_t* codes, const uint8_t* bit_map,
-                           GroupTables& tables, int64_t row, float* out) {
+// A row of packed codes, whose groups are whole and of one width.
+template <int bits>
+inline void packed_row(const Matrix& matrix, const uint8_t* codes, GroupTables& tables, int64_t row,
+                       float* out) {
   const int groups = matrix.groups();
-  for (int group = 0; group < groups; ++group) {
-    const float scale = *tables.scales.from(row * groups + group);
-    const float bias = *tables.biases.from(row * groups + group);
-    const int bits = bit_map == nullptr ? matrix.bits : bit_map[group];
-    const int column = group * matrix.group_size;
-    dequantize_group(bits, codes, scale, bit_map == nullptr ? bias : -(scale * bias),
-                     std::min(matrix.columns - column, matrix.group_size), out + column);
-    codes += int64_t{matrix.group_size} * bits / 8;
+  for (int begin = 0; begin < groups; begin += GroupFloats::kAtOnce) {
+    const int some = std::min(groups - begin, GroupFloats::kAtOnce);
+    const float* scales = tables.scales.from(row * groups + begin);
+    const float* biases = tables.biases.from(row * groups + begin);
+    for (int group = 0; group < some; ++group) {
+      const Vec scale = broadcast(scales[group]);
+      const Vec bias = broadcast(biases[group]);
+      for (int column = 0; column < matrix.group_size; column += kChunk) {
+        Vec decoded[kPieces];
+        decode<bits>(codes, decoded);
+        for (int piece = 0; piece < kPieces; ++piece) {
+          store(out + piece * Vec::width, fma(decoded[piece], scale, bias));
+        }
+        codes += kChunk * bits / 8;
+        out += kChunk;
+      }
+    }
+  }
+}
+
+inline void packed_row(const Matrix& matrix, const uint8_t* codes, GroupTables& tables, int64_t row,
+                       float* out) {
+  switch (matrix.bits) {
+    case 2: return packed_row<2>(matrix, codes, tables, row, out);
+    case 3: return packed_row<3>(matrix, codes, tables, row, out);
+    case 4: return packed_row<4>(matrix, codes, tables, row, out);
+    case 5: return packed_row<5>(matrix, codes, tables, row, out);
+    case 6: return packed_row<6>(matrix, codes, tables, row, out);
+    default: return packed_row<8>(matrix, codes, tables, row, out);
+  }
+}
+
+// A row of blocks, each of a width of its own.
+inline void blocks_row(const Matrix& matrix, const uint8_t* codes, const uint8_t* bit_map,
+                       GroupTables& tables, int64_t row, float* out) {
+  const int blocks = matrix.groups();
+  for (int block = 0; block < blocks; ++block) {
+    const float scale = *tables.scales.from(row * blocks + block);
+    const float zero_code = *tables.biases.from(row * blocks + block);
+    const int column = block * kBlockSize;
+    dequantize_group(bit_map[block], codes, scale, -(scale * zero_code),
+                     std::min(matrix.columns - column, kBlockSize), out + column);
+    codes += bit_map[block] * (kBlockSize / 8);
   }
 }
 
@@ -81,13 +117,13 @@ inline void dequantize(const Matrix& matrix, int begin, int end, float* out, int
         break;
       case Layout::packed: {
         const uint8_t* codes = row_codes.of(matrix.codes + row * bytes, bytes, matrix.codes_end);
-        dequantize_row(matrix, codes, nullptr, tables, row, out);
+        packed_row(matrix, codes, tables, row, out);
         break;
       }
       case Layout::blocks: {
         const BlockRow place = block_row(matrix, row);
         const uint8_t* codes = row_codes.of(place.codes, place.bytes, matrix.codes_end);
-        dequantize_row(matrix, codes, place.bit_map, tables, row, out);
+        blocks_row(matrix, codes, place.bit_map, tables, row, out);
         break;
       }
     }

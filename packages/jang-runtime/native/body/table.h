@@ -4,6 +4,7 @@
 #include "body/attention.h"
 #include "body/dequantize.h"
 #include "body/functions.h"
+#include "body/panels.h"
 #include "body/products.h"
 #include "body/tiles.h"
 
@@ -16,6 +17,8 @@ inline Kernels table(const char* name) {
       .prepare = prepare,
       .dots = dots,
       .dequantize = dequantize,
+      .panel_columns = panel_columns,
+      .panel = panel,
       .tile_dots = tile_dots,
       .tile_sums = tile_sums,
       .attention = attention,

@@ -1,9 +1,23 @@
 // Products of float matrices, in tiles whose accumulators stay in registers.
 #pragma once
 
+#include <type_traits>
+
 #include "kernels.h"
 
 namespace jang::JANG_ISA {
+
+// Calls a function with the number of rows that are left after whole tiles, if there are any.
+template <int tile_rows, typename Function>
+inline void with_rest(int rest, Function function) {
+  if constexpr (tile_rows > 1) {
+    if (rest == tile_rows - 1) {
+      function(std::integral_constant<int, tile_rows - 1>{});
+    } else {
+      with_rest<tile_rows - 1>(rest, function);
+    }
+  }
+}
 
 // out[i, j] = x row i . w row j for a tile of rows by columns; both lie contiguous along `size`.
 template <int rows, int columns>
@@ -31,7 +45,11 @@ inline void dot_tile(const float* x, int64_t x_stride, const float* w, int64_t w
     }
   }
   for (int i = 0; i < rows; ++i) {
-    for (int j = 0; j < columns; ++j) out[i * out_stride + j] = sum(sums[i][j]);
+    if constexpr (columns == 4) {
+      store_sums(out + i * out_stride, sums[i]);
+    } else {
+      for (int j = 0; j < columns; ++j) out[i * out_stride + j] = sum(sums[i][j]);
+    }
   }
 }
 
@@ -55,10 +73,10 @@ inline void tile_dots(const float* x, int64_t x_stride, int x_rows, const float*
     dot_strip<kTileRows>(x + i * x_stride, x_stride, w, w_stride, w_rows, size,
                          out + i * out_stride, out_stride);
   }
-  for (; i < x_rows; ++i) {
-    dot_strip<1>(x + i * x_stride, x_stride, w, w_stride, w_rows, size, out + i * out_stride,
-                 out_stride);
-  }
+  with_rest<kTileRows>(x_rows - i, [&](auto rest) {
+    dot_strip<rest>(x + i * x_stride, x_stride, w, w_stride, w_rows, size, out + i * out_stride,
+                    out_stride);
+  });
 }
 
 // out[i, :] += sum over j of x[i, j] * w[j, :], for `pieces` vectors of columns.
@@ -85,10 +103,9 @@ inline void sum_tile(const float* x, int64_t x_stride, const float* w, int64_t w
 template <int rows>
 inline void sum_strip(const float* x, int64_t x_stride, const float* w, int64_t w_stride,
                       int w_rows, int size, float* out, int64_t out_stride) {
-  constexpr int kPiecesAtOnce = kTileColumns;
   int k = 0;
-  for (; k + kPiecesAtOnce * Vec::width <= size; k += kPiecesAtOnce * Vec::width) {
-    sum_tile<rows, kPiecesAtOnce>(x, x_stride, w + k, w_stride, w_rows, out + k, out_stride);
+  for (; k + kSumPieces * Vec::width <= size; k += kSumPieces * Vec::width) {
+    sum_tile<rows, kSumPieces>(x, x_stride, w + k, w_stride, w_rows, out + k, out_stride);
   }
   for (; k + Vec::width <= size; k += Vec::width) {
     sum_tile<rows, 1>(x, x_stride, w + k, w_stride, w_rows, out + k, out_stride);
@@ -105,14 +122,14 @@ inline void sum_strip(const float* x, int64_t x_stride, const float* w, int64_t 
 inline void tile_sums(const float* x, int64_t x_stride, int x_rows, const float* w,
                       int64_t w_stride, int w_rows, int size, float* out, int64_t out_stride) {
   int i = 0;
-  for (; i + kTileRows <= x_rows; i += kTileRows) {
-    sum_strip<kTileRows>(x + i * x_stride, x_stride, w, w_stride, w_rows, size,
+  for (; i + kSumRows <= x_rows; i += kSumRows) {
+    sum_strip<kSumRows>(x + i * x_stride, x_stride, w, w_stride, w_rows, size,
                          out + i * out_stride, out_stride);
   }
-  for (; i < x_rows; ++i) {
-    sum_strip<1>(x + i * x_stride, x_stride, w, w_stride, w_rows, size, out + i * out_stride,
-                 out_stride);
-  }
+  with_rest<kSumRows>(x_rows - i, [&](auto rest) {
+    sum_strip<rest>(x + i * x_stride, x_stride, w, w_stride, w_rows, size, out + i * out_stride,
+                    out_stride);
+  });
 }
 
 }  // namespace jang::JANG_ISA

@@ -18,6 +18,9 @@ struct Vec {
 // Accumulators of a tile of a matrix product: rows of x by rows of w. There are 16 registers.
 constexpr int kTileRows = 3;
 constexpr int kTileColumns = 4;
+// Those of a tile that is summed over rows of w: rows of x by vectors.
+constexpr int kSumRows = 6;
+constexpr int kSumPieces = 2;
 
 inline Vec zero() { return {_mm256_setzero_ps()}; }
 inline Vec broadcast(float value) { return {_mm256_set1_ps(value)}; }
@@ -62,6 +65,12 @@ inline float sum(Vec a) {
   half = _mm_add_ps(half, _mm_movehl_ps(half, half));
   return _mm_cvtss_f32(_mm_add_ss(half, _mm_movehdup_ps(half)));
 }
+// The sums of four vectors.
+inline void store_sums(float* p, const Vec (&a)[4]) {
+  const __m256 quads =
+      _mm256_hadd_ps(_mm256_hadd_ps(a[0].v, a[1].v), _mm256_hadd_ps(a[2].v, a[3].v));
+  _mm_storeu_ps(p, _mm_add_ps(_mm256_castps256_ps128(quads), _mm256_extractf128_ps(quads, 1)));
+}
 inline float largest(Vec a) {
   __m128 half = _mm_max_ps(_mm256_castps256_ps128(a.v), _mm256_extractf128_ps(a.v, 1));
   half = _mm_max_ps(half, _mm_movehl_ps(half, half));
@@ -105,6 +114,29 @@ inline Words load_words(const uint8_t* p) {
     if constexpr (bits != 5) return words;
     return _mm256_srlv_epi32(
         words, _mm256_load_si256(reinterpret_cast<const __m256i*>(spread.shifts)));
+  }
+}
+
+inline Words words_of(Vec a) { return _mm256_castps_si256(a.v); }
+inline Vec floats_of(Words a) { return {_mm256_castsi256_ps(a)}; }
+
+// Lane j of vector i becomes lane i of vector j.
+inline void transpose(Vec (&a)[8]) {
+  // quads[i + j]: lane j of each 128 bits of vectors i to i + 3.
+  __m256 quads[8];
+  for (int i = 0; i < 8; i += 4) {
+    const __m256 low_a = _mm256_unpacklo_ps(a[i].v, a[i + 1].v);
+    const __m256 high_a = _mm256_unpackhi_ps(a[i].v, a[i + 1].v);
+    const __m256 low_b = _mm256_unpacklo_ps(a[i + 2].v, a[i + 3].v);
+    const __m256 high_b = _mm256_unpackhi_ps(a[i + 2].v, a[i + 3].v);
+    quads[i] = _mm256_shuffle_ps(low_a, low_b, 0x44);
+    quads[i + 1] = _mm256_shuffle_ps(low_a, low_b, 0xee);
+    quads[i + 2] = _mm256_shuffle_ps(high_a, high_b, 0x44);
+    quads[i + 3] = _mm256_shuffle_ps(high_a, high_b, 0xee);
+  }
+  for (int j = 0; j < 4; ++j) {
+    a[j].v = _mm256_permute2f128_ps(quads[j], quads[4 + j], 0x20);
+    a[4 + j].v = _mm256_permute2f128_ps(quads[j], quads[4 + j], 0x31);
   }
 }
 

@@ -17,6 +17,9 @@ struct Vec {
 // Accumulators of a tile of a matrix product: rows of x by rows of w.
 constexpr int kTileRows = 4;
 constexpr int kTileColumns = 4;
+// Those of a tile that is summed over rows of w: rows of x by vectors.
+constexpr int kSumRows = 8;
+constexpr int kSumPieces = 2;
 
 inline Vec zero() { return {_mm512_setzero_ps()}; }
 inline Vec broadcast(float value) { return {_mm512_set1_ps(value)}; }
@@ -55,6 +58,19 @@ inline Vec zero_below(Vec a, Vec x, float limit) {
   return {_mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x.v, _mm512_set1_ps(limit), _CMP_NLT_UQ), a.v)};
 }
 inline float sum(Vec a) { return _mm512_reduce_add_ps(a.v); }
+// The sums of four vectors.
+inline void store_sums(float* p, const Vec (&a)[4]) {
+  const auto pairs = [](__m512 b, __m512 c) {
+    return _mm512_add_ps(_mm512_unpacklo_ps(b, c), _mm512_unpackhi_ps(b, c));
+  };
+  const __m512d low = _mm512_castps_pd(pairs(a[0].v, a[1].v));
+  const __m512d high = _mm512_castps_pd(pairs(a[2].v, a[3].v));
+  const __m512 quads = _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(low, high)),
+                                     _mm512_castpd_ps(_mm512_unpackhi_pd(low, high)));
+  const __m256 half = _mm256_add_ps(_mm512_castps512_ps256(quads),
+                                    _mm512_extractf32x8_ps(quads, 1));
+  _mm_storeu_ps(p, _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1)));
+}
 inline float largest(Vec a) { return _mm512_reduce_max_ps(a.v); }
 
 // 16 codes of `bits` bits as floats; reads 16 bytes.
@@ -94,6 +110,44 @@ inline Words load_words(const uint8_t* p) {
   const Words words = _mm512_permutexvar_epi8(_mm512_load_si512(spread.bytes), packed);
   if constexpr (bits != 5) return words;
   return _mm512_srlv_epi32(words, _mm512_load_si512(spread.shifts));
+}
+
+inline Words words_of(Vec a) { return _mm512_castps_si512(a.v); }
+inline Vec floats_of(Words a) { return {_mm512_castsi512_ps(a)}; }
+
+// Lane j of vector i becomes lane i of vector j.
+inline void transpose(Vec (&a)[16]) {
+  Vec pairs[16];
+  for (int i = 0; i < 16; i += 2) {
+    pairs[i].v = _mm512_unpacklo_ps(a[i].v, a[i + 1].v);
+    pairs[i + 1].v = _mm512_unpackhi_ps(a[i].v, a[i + 1].v);
+  }
+  const auto low = [](Vec b, Vec c) {
+    return Vec{_mm512_castpd_ps(
+        _mm512_unpacklo_pd(_mm512_castps_pd(b.v), _mm512_castps_pd(c.v)))};
+  };
+  const auto high = [](Vec b, Vec c) {
+    return Vec{_mm512_castpd_ps(
+        _mm512_unpackhi_pd(_mm512_castps_pd(b.v), _mm512_castps_pd(c.v)))};
+  };
+  // quads[i + j]: lane j of each 128 bits of vectors i to i + 3.
+  Vec quads[16];
+  for (int i = 0; i < 16; i += 4) {
+    quads[i] = low(pairs[i], pairs[i + 2]);
+    quads[i + 1] = high(pairs[i], pairs[i + 2]);
+    quads[i + 2] = low(pairs[i + 1], pairs[i + 3]);
+    quads[i + 3] = high(pairs[i + 1], pairs[i + 3]);
+  }
+  for (int j = 0; j < 4; ++j) {
+    const __m512 even_a = _mm512_shuffle_f32x4(quads[j].v, quads[4 + j].v, 0x88);
+    const __m512 odd_a = _mm512_shuffle_f32x4(quads[j].v, quads[4 + j].v, 0xdd);
+    const __m512 even_b = _mm512_shuffle_f32x4(quads[8 + j].v, quads[12 + j].v, 0x88);
+    const __m512 odd_b = _mm512_shuffle_f32x4(quads[8 + j].v, quads[12 + j].v, 0xdd);
+    a[j].v = _mm512_shuffle_f32x4(even_a, even_b, 0x88);
+    a[4 + j].v = _mm512_shuffle_f32x4(odd_a, odd_b, 0x88);
+    a[8 + j].v = _mm512_shuffle_f32x4(even_a, even_b, 0xdd);
+    a[12 + j].v = _mm512_shuffle_f32x4(odd_a, odd_b, 0xdd);
+  }
 }
 
 // 1 + code / 2^bits of the code at a position of each lane.

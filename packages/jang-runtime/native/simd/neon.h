@@ -17,6 +17,9 @@ struct Vec {
 // Accumulators of a tile of a matrix product: rows of x by rows of w.
 constexpr int kTileRows = 4;
 constexpr int kTileColumns = 4;
+// Those of a tile that is summed over rows of w: rows of x by vectors.
+constexpr int kSumRows = 4;
+constexpr int kSumPieces = 4;
 
 inline Vec zero() { return {vdupq_n_f32(0)}; }
 inline Vec broadcast(float value) { return {vdupq_n_f32(value)}; }
@@ -60,6 +63,10 @@ inline Vec zero_below(Vec a, Vec x, float limit) {
   return {vreinterpretq_f32_u32(vbicq_u32(vreinterpretq_u32_f32(a.v), below))};
 }
 inline float sum(Vec a) { return vaddvq_f32(a.v); }
+// The sums of four vectors.
+inline void store_sums(float* p, const Vec (&a)[4]) {
+  vst1q_f32(p, vpaddq_f32(vpaddq_f32(a[0].v, a[1].v), vpaddq_f32(a[2].v, a[3].v)));
+}
 inline float largest(Vec a) { return vmaxvq_f32(a.v); }
 
 // 16 codes of `bits` bits as floats; reads 16 bytes.
@@ -90,6 +97,19 @@ inline Words load_words(const uint8_t* p) {
     const Words words = vreinterpretq_u32_u8(vqtbl1q_u8(packed, vld1q_u8(spread.bytes)));
     if constexpr (bits != 5) return words;
     return vshlq_u32(words, vnegq_s32(vreinterpretq_s32_u32(vld1q_u32(spread.shifts))));
+  }
+}
+
+inline Words words_of(Vec a) { return vreinterpretq_u32_f32(a.v); }
+inline Vec floats_of(Words a) { return {vreinterpretq_f32_u32(a)}; }
+
+// Lane j of vector i becomes lane i of vector j.
+inline void transpose(Vec (&a)[4]) {
+  const float32x4x2_t first = vtrnq_f32(a[0].v, a[1].v);
+  const float32x4x2_t second = vtrnq_f32(a[2].v, a[3].v);
+  for (int j = 0; j < 2; ++j) {
+    a[j].v = vcombine_f32(vget_low_f32(first.val[j]), vget_low_f32(second.val[j]));
+    a[2 + j].v = vcombine_f32(vget_high_f32(first.val[j]), vget_high_f32(second.val[j]));
   }
 }
 

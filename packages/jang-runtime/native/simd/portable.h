@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <utility>
 
 #include "simd/tables.h"
 
@@ -17,6 +18,9 @@ struct Vec {
 // Accumulators of a tile of a matrix product: rows of x by rows of w.
 constexpr int kTileRows = 2;
 constexpr int kTileColumns = 4;
+// Those of a tile that is summed over rows of w: rows of x by vectors.
+constexpr int kSumRows = 2;
+constexpr int kSumPieces = 4;
 
 template <class Function>
 inline Vec each(Function function) {
@@ -81,6 +85,10 @@ inline Vec zero_below(Vec a, Vec x, float limit) {
   return each([&](int i) { return x.v[i] < limit ? 0.0f : a.v[i]; });
 }
 inline float sum(Vec a) { return (a.v[0] + a.v[1]) + (a.v[2] + a.v[3]); }
+// The sums of four vectors.
+inline void store_sums(float* p, const Vec (&a)[4]) {
+  for (int i = 0; i < 4; ++i) p[i] = sum(a[i]);
+}
 inline float largest(Vec a) {
   const Vec b = max(a, Vec{{a.v[1], a.v[0], a.v[3], a.v[2]}});
   return b.v[0] > b.v[2] ? b.v[0] : b.v[2];
@@ -114,6 +122,22 @@ inline Words load_words(const uint8_t* p) {
     words.v[lane] >>= bit % 8;
   }
   return words;
+}
+
+inline Words words_of(Vec a) {
+  Words words;
+  std::memcpy(words.v, a.v, sizeof words.v);
+  return words;
+}
+inline Vec floats_of(Words a) {
+  return each([&](int i) { return float_of_bits(a.v[i]); });
+}
+
+// Lane j of vector i becomes lane i of vector j.
+inline void transpose(Vec (&a)[4]) {
+  for (int i = 0; i < 4; ++i) {
+    for (int j = 0; j < i; ++j) std::swap(a[i].v[j], a[j].v[i]);
+  }
 }
 
 // 1 + code / 2^bits of the code at a position of each lane.
