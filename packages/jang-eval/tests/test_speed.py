@@ -1,11 +1,67 @@
 """What `speed` makes of the moments at which tokens come."""
 
+from types import SimpleNamespace
+from typing import Any, cast
+
 import pytest
 
 from jang_eval._errors import OptionError, TargetError
-from jang_eval._evaluation import Outcome
-from jang_eval._target import Arrivals
-from jang_eval._tasks.speed import Load, metrics, rate
+from jang_eval._evaluation import Outcome, Task
+from jang_eval._target import Arrivals, ServerInfo, Target
+from jang_eval._tasks.speed import Load, metrics, rate, task
+
+
+class Server:
+    """Answers at once, and keeps what it was asked."""
+
+    address = "127.0.0.1:1"
+
+    def __init__(self) -> None:
+        self.prompts: list[tuple[int, ...]] = []
+
+    def model_info(self) -> Any:
+        return SimpleNamespace(context_length=1000, vocabulary_size=10**9)
+
+    def server_info(self) -> ServerInfo:
+        return ServerInfo("1", "cpu", 1, 0.5, 1, 1)
+
+    def most_prompt_tokens(self) -> int:
+        return 1000
+
+    def arrivals(self, prompt: tuple[int, ...], count: int) -> Arrivals:
+        self.prompts.append(prompt)
+        return Arrivals((1.0, 2.0), (1, count - 1))
+
+
+def asked_of(server: Server) -> Task:
+    return task(cast(Target, server), Load(prompt_tokens=20, streams=2, rounds=2), 0)
+
+
+def test_no_prompt_comes_to_a_server_twice_however_often_it_is_measured() -> None:
+    server = Server()
+    digests: set[str] = set()
+    for _ in range(2):
+        asked = asked_of(server)
+        digests.add(asked.data_sha256)
+        for item in asked.items:
+            asked.ask(cast(Target, server), item)
+    assert len(digests) == 1
+    assert len(server.prompts) == 2 * 3 * 3
+    assert sorted({len(each) for each in server.prompts}) == [16, 20]
+    assert len({each[:2] for each in server.prompts}) == len(server.prompts)
+    # The rest is the seed's.
+    assert len({each[2:] for each in server.prompts}) == len(server.prompts) // 2
+
+
+@pytest.mark.parametrize("first", [2, 3])
+def test_what_goes_on_after_an_interruption_warms_the_server_up_again(first: int) -> None:
+    server = Server()
+    asked = asked_of(server)
+    for item in asked.items[first:]:
+        asked.ask(cast(Target, server), item)
+    tokens: tuple[int, ...] = asked.items[0].content
+    assert server.prompts[0] == tokens[:20]
+    assert len(server.prompts) == 3 * (len(asked.items) - first)
 
 
 def test_what_comes_with_the_first_message_is_not_counted_as_decoded() -> None:

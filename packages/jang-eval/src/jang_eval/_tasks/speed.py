@@ -1,7 +1,7 @@
 """How fast a server is, as its clients see it: first token, prompt, decoding, several streams.
 
 Load time and memory are what the server says of itself. Prompts are random tokens, no two alike,
-so that nothing is known from before.
+and begin otherwise in every run, so that the server knows nothing of them from before.
 """
 
 import hashlib
@@ -22,6 +22,8 @@ TASK_VERSION: Final = 1
 
 # Of streams together, which are about decoding.
 _SHORT_PROMPT: Final = 16
+# Tokens at the beginning of each prompt that no seed decides.
+_DRAWN_ANEW: Final = 2
 _WARM_UP: Final = "warm-up"
 _SERVER: Final = "server"
 
@@ -81,17 +83,25 @@ def task(target: Target, load: Load, seed: int) -> Task:
     drawn = np.random.default_rng(seed).random(
         (load.rounds + 1, load.prompt_tokens + load.streams * _SHORT_PROMPT)
     )
+    names = [_WARM_UP, *(str(n) for n in range(1, load.rounds + 1))]
+    prompts = [_tokens(row, model.vocabulary_size) for row in _begun_anew(drawn, load)]
+    warm_up, *rounds = [
+        Item(name, "rounds", tokens) for name, tokens in zip(names, prompts, strict=True)
+    ]
+    warmed: list[str] = []
 
     def aggregate(outcomes: Sequence[Outcome]) -> list[Metric]:
         return metrics(outcomes, load, seed)
 
     def ask(target: Target, item: Item) -> Outcome:
+        if not warmed and item.id != _WARM_UP:
+            # What an interrupted run has warmed up was another server, or is cold again.
+            measure(target, warm_up, load)
+        warmed.append(item.id)
         if item.id == _SERVER:
             return describe_server(target, item)
         return measure(target, item, load)
 
-    names = [_WARM_UP, *(str(n) for n in range(1, load.rounds + 1))]
-    prompts = [_tokens(row, model.vocabulary_size) for row in drawn]
     return Task(
         name="speed",
         version=TASK_VERSION,
@@ -107,7 +117,8 @@ def task(target: Target, load: Load, seed: int) -> Task:
             "seed": str(seed),
         },
         items=[
-            *(Item(name, "rounds", tokens) for name, tokens in zip(names, prompts, strict=True)),
+            warm_up,
+            *rounds,
             # Last, for its memory is that of a server that has worked.
             Item(_SERVER, "server", None),
         ],
@@ -185,6 +196,16 @@ def metrics(outcomes: Sequence[Outcome], load: Load, seed: int) -> list[Metric]:
     # Older servers do not say these, and send proto3's zero.
     told = (("load", "s"), ("peak memory", "MB"), ("resident memory", "MB"))
     found += [Metric(n, server[n], None, unit, "lower", 1) for n, unit in told if server[n] > 0]
+    return found
+
+
+def _begun_anew(drawn: Doubles, load: Load) -> Doubles:
+    """The draws with other beginnings: a server that was asked before may have kept its prompts."""
+    found = drawn.copy()
+    shorts = range(load.prompt_tokens, drawn.shape[1], _SHORT_PROMPT)
+    for start in (0, *shorts):
+        beginning = found[:, start : start + _DRAWN_ANEW]
+        beginning[:] = np.random.default_rng().random(beginning.shape)
     return found
 
 
