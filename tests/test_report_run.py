@@ -90,6 +90,9 @@ def test_an_interrupted_report_ends_its_server_and_goes_on_where_it_was(place: P
     )
     document = json.loads(result.stdout)
     assert document["failures"] == []
+    # A server's memory is measured before it gives any logits.
+    steps = [result.stderr.index(f"reference: {name}") for name in ("speed", "store logits")]
+    assert steps == sorted(steps)
     assert [each["label"] for each in document["models"]] == MODELS
     # What storing in 16 bits has changed, and what quantizing has.
     assert values(place, "reference-kl")["KL"] < 1e-5 < values(place, "JANG_4M-kl")["KL"]
@@ -133,7 +136,7 @@ def test_only_what_does_not_fit_any_more_is_done_again(place: Path) -> None:
 
 def test_what_fails_is_named_and_the_rest_stays(place: Path) -> None:
     assert report(place).exit_code == 0
-    (place / "empty").mkdir()
+    (place / "empty").mkdir(exist_ok=True)
     result = report(place, "--directory", f"empty={place / 'empty'}", "--json")
     assert result.exit_code == 1
     assert "error: 1 of the steps failed: empty (serve)" in result.stderr
@@ -145,3 +148,13 @@ def test_what_fails_is_named_and_the_rest_stays(place: Path) -> None:
     page = (place / "work" / "report.md").read_text()
     assert "Failed: empty: serve" in page
     assert "## kl" in page
+
+
+def test_logits_of_another_reference_are_not_compared_with(place: Path) -> None:
+    assert report(place).exit_code == 0
+    (place / "empty").mkdir(exist_ok=True)
+    result = report(place, "--reference", str(place / "empty"), "--json")
+    assert result.exit_code == 1
+    failures = {(each["model"], each["step"]) for each in json.loads(result.stdout)["failures"]}
+    assert failures == {("reference", "serve"), ("JANG_4M", "logit-mse"), ("JANG_4M", "kl")}
+    assert "JANG_4M: kl: there is nothing to compare with" in result.stderr

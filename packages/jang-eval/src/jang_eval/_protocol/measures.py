@@ -33,13 +33,17 @@ class Measure:
     Attributes:
         name: Of the task; results are `MODEL-NAME.json`.
         run: Measures a server, and returns the seconds that this took, also when that was earlier.
+        needs: What has to be stored of the reference before; empty if nothing has.
     """
 
     name: str
     run: Callable[[Target, Path, Say, Show], float]
+    needs: str = ""
 
 
-def measure_task(name: str, make_task: Callable[[Target], Task], in_flight: int) -> Measure:
+def measure_task(
+    name: str, make_task: Callable[[Target], Task], in_flight: int, needs: str = ""
+) -> Measure:
     """The measure that is a task."""
 
     def run(target: Target, output: Path, say: Say, show: Show) -> float:
@@ -50,7 +54,7 @@ def measure_task(name: str, make_task: Callable[[Target], Task], in_flight: int)
         _clear_foreign_journal(task, model, output, say)
         return run_task(task, target, in_flight=in_flight, output=output, on_progress=show).seconds
 
-    return Measure(name, run)
+    return Measure(name, run, needs)
 
 
 def measure_questions(max_tokens: int, timeout: float) -> Measure:

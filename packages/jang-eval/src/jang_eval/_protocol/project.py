@@ -1,12 +1,12 @@
 """What a report is made of: models, data, sizes of tasks; and the measures that follow."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
 
-from jang_eval._errors import OptionError, ProgramError
+from jang_eval._errors import OptionError
 from jang_eval._evaluation import Task
 from jang_eval._prompts import read_prompts
 from jang_eval._protocol.candidates import Candidate
@@ -27,6 +27,8 @@ from jang_eval._target import Target
 from jang_eval._tasks import humaneval, kl, logit_mse, mmlu, perplexity, speed
 from jang_eval._windows import Convention, Windowing, read_texts
 
+_STORE_PROMPTS: Final = "store logits of prompts"
+_STORE_TEXTS: Final = "store logits of texts"
 _SCORES_IN_FLIGHT: Final = 4
 # Long answers are quicker together.
 _ANSWERS_IN_FLIGHT: Final = 16
@@ -141,11 +143,12 @@ def measures(project: Project) -> list[Measure]:
         written = humaneval.task(data.humaneval, data.sandbox, limit=sizes.limit)
         found.append(measure_task(written.name, _same(written), _ANSWERS_IN_FLIGHT))
     found.append(measure_questions(sizes.max_tokens, project.timeout))
-    prompts = prompts_of(data)
-    found.append(measure_task("logit-mse", partial(_logit_mse, project, prompts), 1))
+    logits = partial(_logit_mse, project, prompts_of(data))
+    found.append(measure_task("logit-mse", logits, 1, _STORE_PROMPTS))
     if data.texts:
         read_texts(data.texts)
-        found.append(measure_task("kl", partial(_kl, project), _WINDOWS_IN_FLIGHT))
+        diverged = partial(_kl, project)
+        found.append(measure_task("kl", diverged, _WINDOWS_IN_FLIGHT, _STORE_TEXTS))
         found.append(measure_task("perplexity", partial(_perplexity, project), _SCORES_IN_FLIGHT))
     return found
 
@@ -179,6 +182,12 @@ def store_texts(project: Project, target: Target, say: Say, show: Show) -> None:
     store_reference(header, make, project.text_logits, project.reference_bytes, say, show)
 
 
+Store: TypeAlias = Callable[[Project, Target, Say, Show], None]
+
+# What measures need of the reference, by the name of the step.
+STORES: Final[Mapping[str, Store]] = {_STORE_PROMPTS: store_prompts, _STORE_TEXTS: store_texts}
+
+
 def prompts_of(data: Data) -> tuple[str, ...]:
     """The prompts on which logits are compared.
 
@@ -199,24 +208,18 @@ def _speed(sizes: Sizes) -> Callable[[Target], Task]:
 
 
 def _logit_mse(project: Project, prompts: tuple[str, ...], target: Target) -> Task:
-    known = _reference(project.prompt_logits)
+    known = ReferenceFile(project.prompt_logits)
     return logit_mse.task(target, known, prompts, project.sizes.seed)
 
 
 def _kl(project: Project, target: Target) -> Task:
-    known, sizes = _reference(project.text_logits), project.sizes
+    known, sizes = ReferenceFile(project.text_logits), project.sizes
     return kl.task(target, known, project.data.texts, _whole(sizes), sizes.seed)
 
 
 def _perplexity(project: Project, target: Target) -> Task:
     sizes = project.sizes
     return perplexity.task(target, project.data.texts, _overlapping(sizes), sizes.seed)
-
-
-def _reference(path: Path) -> ReferenceFile:
-    if not path.exists():
-        raise ProgramError("there is nothing to compare with, for the reference was not stored")
-    return ReferenceFile(path)
 
 
 def _whole(sizes: Sizes) -> Windowing:

@@ -1,9 +1,10 @@
 """Runs a report: one model after the other, every measure of each; a failure ends only its own."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from time import perf_counter
 from typing import Final, TypeAlias
@@ -12,7 +13,7 @@ from jang_eval._errors import JangEvalError, ProgramError, ResultFileError
 from jang_eval._protocol.candidates import Candidate, make
 from jang_eval._protocol.measures import Measure, Say, Show
 from jang_eval._protocol.programs import served
-from jang_eval._protocol.project import Project, store_prompts, store_texts
+from jang_eval._protocol.project import STORES, Project
 from jang_eval._protocol.steps import Steps
 from jang_eval._target import Target
 
@@ -21,8 +22,6 @@ ShowStep: TypeAlias = Callable[[str], AbstractContextManager[Show]]
 
 _CONVERT: Final = "convert"
 _SERVE: Final = "serve"
-_STORE_PROMPTS: Final = "store logits of prompts"
-_STORE_TEXTS: Final = "store logits of texts"
 
 
 @dataclass(frozen=True)
@@ -83,6 +82,8 @@ class _Runner:
         self._steps = Steps(
             [(each.name, name) for each in project.candidates for name in self._names(each)]
         )
+        # In this run: a file from another one may be of another reference.
+        self._stored: set[str] = set()
         self.report = Report()
 
     def run(self, candidate: Candidate) -> None:
@@ -94,12 +95,12 @@ class _Runner:
             self._steps.end(step, None)
 
     def _names(self, candidate: Candidate) -> list[str]:
-        stores = [*self._stores()] if self._is_reference(candidate) else []
-        return [_CONVERT, _SERVE, *stores, *(measure.name for measure in self._measures)]
+        measured = [[*self._stores(candidate, each), each.name] for each in self._measures]
+        return [_CONVERT, _SERVE, *chain(*measured)]
 
-    def _stores(self) -> Mapping[str, Callable[[Project, Target, Say, Show], None]]:
-        stores = {_STORE_PROMPTS: store_prompts}
-        return stores | {_STORE_TEXTS: store_texts} if self._project.data.texts else stores
+    def _stores(self, candidate: Candidate, measure: Measure) -> list[str]:
+        """What is stored of a model just before it is measured."""
+        return [measure.needs] if measure.needs and self._is_reference(candidate) else []
 
     def _is_reference(self, candidate: Candidate) -> bool:
         return candidate is self._project.candidates[0]
@@ -123,22 +124,28 @@ class _Runner:
                 for name, work in self._work(candidate, target):
                     self._do(candidate, name, work)
                     server.check()
-        except ProgramError as error:
+        except JangEvalError as error:
             self._fail(candidate, _SERVE, error)
 
     def _work(
         self, candidate: Candidate, target: Target
     ) -> Iterator[tuple[str, Callable[[Show], float | None]]]:
         """What is done with a model that is served."""
-        if self._is_reference(candidate):
-            for name, store in self._stores().items():
-                yield name, partial(store, self._project, target, self._say)
         for measure in self._measures:
+            # Not before what comes without it: speed has the memory of a server in plain use.
+            for name in self._stores(candidate, measure):
+                yield name, partial(self._store, name, target)
             yield measure.name, partial(self._measure, candidate, measure, target)
+
+    def _store(self, name: str, target: Target, show: Show) -> None:
+        STORES[name](self._project, target, self._say, show)
+        self._stored.add(name)
 
     def _measure(
         self, candidate: Candidate, measure: Measure, target: Target, show: Show
     ) -> float | None:
+        if measure.needs and measure.needs not in self._stored:
+            raise ProgramError("there is nothing to compare with, for the reference was not stored")
         output = self._project.result(candidate, measure.name)
         seconds = measure.run(target, output, self._say, show)
         self.report.results.append((candidate.name, output))
