@@ -28,6 +28,8 @@ class Tokenizer(runtime_pb2_grpc.RuntimeServiceServicer):
         self.lock = threading.Lock()
         self.refuse_from = 10**9
         self.busy = 0
+        self.is_over = threading.Event()
+        self.stuck: str | None = None
 
     def GetModelInfo(self, request: Any, context: Any) -> Any:
         return pb.GetModelInfoResponse(name="fake", digest="ab" * 32)
@@ -41,6 +43,8 @@ class Tokenizer(runtime_pb2_grpc.RuntimeServiceServicer):
             self.asked.append(request.prompt.text)
             if len(self.asked) > self.refuse_from:
                 context.abort(grpc.StatusCode.INTERNAL, "broken")
+        if request.prompt.text == self.stuck:
+            self.is_over.wait(30)
         return pb.TokenizeResponse(token_ids=[ord(each) for each in request.prompt.text])
 
 
@@ -54,6 +58,7 @@ def server() -> Iterator[tuple[Tokenizer, Target]]:
         running.start()
         with Target(f"127.0.0.1:{port}", timeout=10) as target:
             yield servicer, target
+        servicer.is_over.set()
         running.stop(None).wait()
 
 
@@ -133,3 +138,35 @@ def test_a_busy_server_is_asked_again_when_it_says(server: tuple[Tokenizer, Targ
     servicer.busy = 3
     assert target.tokenize("abc") == (97, 98, 99)
     assert servicer.asked == ["abc"]
+
+
+def test_ctrl_c_does_not_wait_for_answers_that_nobody_takes(
+    server: tuple[Tokenizer, Target], tmp_path: Path
+) -> None:
+    servicer, target = server
+    servicer.stuck = "x"
+    ended: list[str] = []
+
+    def ask_and_tell(target: Target, item: Item) -> Outcome:
+        try:
+            return ask(target, item)
+        except TargetError as error:
+            ended.append(str(error))
+            raise
+
+    def interrupt(done: int, total: int) -> None:
+        if done:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_task(
+            task(2, ask=ask_and_tell),
+            target,
+            output=tmp_path / "r.json",
+            in_flight=2,
+            on_progress=interrupt,
+        )
+    # Taken back, and not waited for until its time was up.
+    (error,) = ended
+    assert "CANCELLED" in error
+    assert (tmp_path / ".r.json.partial").exists()

@@ -122,8 +122,10 @@ def _ask_the_rest(
                     on_progress(len(journal.outcomes), len(task.items))
                 elif not isinstance(error, _NotAskedError):
                     failure = failure or error
-        finally:
-            # On Ctrl-C too.
+        except BaseException:
+            # On Ctrl-C nobody takes what is still under way, so nobody waits for it.
             is_ending.set()
+            target.close()
+            raise
     if failure is not None:
         raise failure

@@ -78,6 +78,13 @@ class Arrivals:
     counts: tuple[int, ...]
 
 
+def check_timeout(timeout: float) -> None:
+    """Raise OptionError if the seconds to wait for an answer are out of range."""
+    if not 0 < timeout <= TIMEOUT_SECONDS_MAX:
+        expected = f"seconds above 0, up to {TIMEOUT_SECONDS_MAX:g}"
+        raise OptionError(f"timeout: found {timeout:g}, expected {expected}")
+
+
 # A text, or tokens.
 Context: TypeAlias = str | tuple[int, ...]
 
@@ -123,9 +130,7 @@ class Target:
 
     def __init__(self, address: str, *, timeout: float) -> None:
         check_address(address)
-        if not 0 < timeout <= TIMEOUT_SECONDS_MAX:
-            expected = f"seconds above 0, up to {TIMEOUT_SECONDS_MAX:g}"
-            raise OptionError(f"timeout: found {timeout:g}, expected {expected}")
+        check_timeout(timeout)
         self.address = address
         self._timeout = timeout
         self._channel = grpc.insecure_channel(address, options=_CHANNEL_OPTIONS)
@@ -140,6 +145,10 @@ class Target:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Take back what is asked, in other threads too, and ask nothing more."""
         self._channel.close()
 
     def model_info(self) -> ModelInfo:
