@@ -1,5 +1,6 @@
 """Results of any tasks, brought together by model and by task."""
 
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -109,7 +110,7 @@ def bring_together(
     for group in by_task.values():
         for other in group[1:]:
             _check_comparable(group[0], other)
-    keys = _model_keys(results)
+    keys = _model_keys(results, names or {})
     firsts: dict[object, Named] = {}
     for key, each in zip(keys, results, strict=True):
         firsts.setdefault(key, each)
@@ -186,13 +187,17 @@ def _shown(value: object) -> str:
     return "none" if value is None else ascii(value).strip("'\"")
 
 
-def _model_keys(results: Sequence[Named]) -> list[object]:
-    """Tells models apart; the same model a second time in one task is another row."""
+def _model_keys(results: Sequence[Named], names: Mapping[Path, str]) -> list[object]:
+    """Tells models apart; the same model a second time in one task is another row.
+
+    What has a name is told by it: the first of two like models may lack what the second has.
+    """
     seen: Counter[object] = Counter()
     keys: list[object] = []
-    for _, result in results:
+    for path, result in results:
         model = result.model
-        key = model.digest or (model.name, model.profile, model.bits_per_weight, model.weight_bytes)
+        known = (model.name, model.profile, model.bits_per_weight, model.weight_bytes)
+        key = names.get(path) or model.digest or known
         keys.append((key, seen[result.task, key]))
         seen[result.task, key] += 1
     return keys
@@ -214,7 +219,8 @@ def _references(
 
 
 def _marked(label: str) -> str:
-    return label if "reference" in label.lower() else f"{label} (reference)"
+    is_said = re.search(r"\breference\b", label, re.IGNORECASE)
+    return label if is_said else f"{label} (reference)"
 
 
 def _labels(models: Sequence[Named], names: Mapping[Path, str]) -> list[str]:
