@@ -2,11 +2,13 @@
 
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Annotated
+
+import typer
 
 from jang_eval._commands.options import (
     DEFAULT_IN_FLIGHT,
     DEFAULT_TIMEOUT,
-    DataOption,
     InFlightOption,
     JsonOption,
     OutputOption,
@@ -27,7 +29,9 @@ from jang_eval._tasks.logit_mse import task
 
 def logit_mse(
     target: TargetOption,
-    data: DataOption,
+    data: Annotated[
+        Path, typer.Option(metavar="FILE", help="Prompts, one a line; empty lines do not count.")
+    ],
     reference: ReferenceOption,
     output: OutputOption = None,
     in_flight: InFlightOption = DEFAULT_IN_FLIGHT,

@@ -1,9 +1,12 @@
 """Options that several commands have, each with one name, one meaning and one range."""
 
+import math
 from pathlib import Path
 from typing import Annotated, Final, TypeAlias
 
 import typer
+
+from jang_eval._errors import OptionError
 
 DEFAULT_TIMEOUT: Final = 120.0
 DEFAULT_IN_FLIGHT: Final = 4
@@ -38,11 +41,22 @@ ReferenceOption: TypeAlias = Annotated[
     ),
 ]
 SeedOption: TypeAlias = Annotated[
-    int, typer.Option("--seed", metavar="N", help="Of everything that is drawn.")
+    int, typer.Option("--seed", metavar="N", min=0, help="Of everything that is drawn.")
 ]
 JsonOption: TypeAlias = Annotated[
     bool, typer.Option("--json", help="Print the result as JSON instead of a table.")
 ]
+
+
+def bytes_of(max_size: float) -> int:
+    """A `--max-size` in bytes.
+
+    Raises:
+        OptionError: It is no size.
+    """
+    if not 0 < max_size < math.inf:
+        raise OptionError(f"max_size: found {max_size:g}, expected GB above 0")
+    return round(max_size * 1e9)
 
 
 def is_reference_file(reference: str) -> bool:

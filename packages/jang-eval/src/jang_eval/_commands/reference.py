@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from jang_eval._commands.options import DEFAULT_TIMEOUT, TargetOption, TimeoutOption
+from jang_eval._commands.options import DEFAULT_TIMEOUT, TargetOption, TimeoutOption, bytes_of
 from jang_eval._commands.running import show_progress
 from jang_eval._commands.windows import (
     ConventionOption,
@@ -38,7 +38,7 @@ def reference(
     ],
     data: Annotated[
         list[Path] | None,
-        typer.Option(metavar="FILE", help="A text, for `kl`; may be given several times."),
+        typer.Option(metavar="FILE|hub:ID", help="A text, for `kl`, as `kl` takes it."),
     ] = None,
     prompts: Annotated[
         Path | None,
@@ -65,6 +65,7 @@ def reference(
         raise OptionError("reference: found both or none, expected either --data or --prompts")
     if prompts is not None and keep != FULL:
         raise OptionError(f"keep: found {keep!r}, expected {FULL} for prompts")
+    max_bytes = bytes_of(max_size)
     with Target(target, timeout=timeout) as server:
         if prompts is None:
             cutting = whole_windows(convention, window, stride, windows)
@@ -73,7 +74,7 @@ def reference(
         else:
             header, make = reference_of_prompts(server, read_prompts(prompts), keep)
         with show_progress("reference") as show:
-            write_reference(header, make, output, max_bytes=round(max_size * 1e9), on_progress=show)
+            write_reference(header, make, output, max_bytes=max_bytes, on_progress=show)
     count = sum(each.scored for each in header.windows)
     loss = ReferenceFile(output).loss().described(count)
     typer.echo(f"wrote {output}, {output.stat().st_size / 1e6:,.1f} MB; by storing: {loss}")
