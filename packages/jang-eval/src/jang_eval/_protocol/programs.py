@@ -5,12 +5,12 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TextIO
 
-from jang_eval._errors import ProgramError
+from jang_eval._errors import ProgramError, ResultFileError
 
 _LISTENING: Final = re.compile(r"listening on (\S+:[0-9]+)\b")
 # A server that has not ended so long after SIGTERM is killed.
@@ -60,9 +60,10 @@ def run_converter(source: str, out: Path, arguments: Sequence[str], log: Path) -
 
     Raises:
         ProgramError: It is not there, or fails.
+        ResultFileError: The log cannot be written.
     """
     command = [find_program("jang-quant"), "convert", source, str(out), *arguments]
-    with log.open("w") as output, _started(command, output, output) as process:
+    with _opened(log) as output, _started(command, output, output) as process:
         status = process.wait()
     if status:
         raise ProgramError(f"jang-quant convert ended with status {status}: {last_words(log)}")
@@ -74,11 +75,12 @@ def served(directory: Path, threads: int | None, log: Path) -> Generator[Served]
 
     Raises:
         ProgramError: It is not there, or ends before it serves.
+        ResultFileError: The log cannot be written.
     """
     command = [find_program("jang-runtime"), "serve", str(directory), "--listen", "127.0.0.1:0"]
     command += ["--drain-seconds", str(_DRAIN_SECONDS)]
     command += [] if threads is None else ["--threads", str(threads)]
-    with log.open("w") as errors, _started(command, subprocess.PIPE, errors) as process:
+    with _opened(log) as errors, _started(command, subprocess.PIPE, errors) as process:
         assert process.stdout is not None
         line = process.stdout.readline()
         listening = _LISTENING.match(line)
@@ -96,6 +98,13 @@ def last_words(log: Path) -> str:
     errors = [line for line in lines if line.startswith("error: ")]
     said = (errors or [line for line in lines if line] or ["it said nothing"])[-1]
     return f"{said.removeprefix('error: ')[:_SHOWN_CHARACTERS]} ({log})"
+
+
+def _opened(log: Path) -> TextIO:
+    try:
+        return log.open("w")
+    except OSError as error:
+        raise ResultFileError(f"{log}: cannot be written: {error.strerror}") from error
 
 
 @contextmanager
@@ -116,6 +125,9 @@ def _started(
         finally:
             process.terminate()
             try:
-                process.wait(_END_SECONDS)
-            except subprocess.TimeoutExpired:
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(_END_SECONDS)
+            finally:
+                # It is too slow, or a second signal ended the wait; nothing where it has ended.
                 process.kill()
+                process.wait()
