@@ -8,6 +8,7 @@ from pathlib import Path
 from jang_eval._errors import OptionError, ResultFileError
 from jang_eval._reference_file import Header
 from jang_eval._results import check_writable
+from jang_eval._running import journal_path
 
 
 def write_reference(
@@ -39,7 +40,7 @@ def write_reference(
             f"{output}: found {_megabytes(size)} to store, expected at most "
             f"{_megabytes(max_bytes)}; keep less of each position, or take fewer windows"
         )
-    partial = output.with_name(f".{output.name}.partial")
+    partial = journal_path(output)
     try:
         done, there = _begun(partial, beginning, header)
         free = shutil.disk_usage(output.parent).free
@@ -65,13 +66,25 @@ def write_reference(
         raise ResultFileError(f"{output}: cannot be written: {error.strerror}") from error
 
 
+def stored_beginning(path: Path, length: int) -> bytes:
+    """The first bytes of a file, as many as there are.
+
+    Raises:
+        ResultFileError: It cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return file.read(length)
+    except OSError as error:
+        raise ResultFileError(f"{path}: cannot be read: {error.strerror}") from error
+
+
 def _begun(partial: Path, beginning: bytes, header: Header) -> tuple[int, int]:
     """How many windows an interrupted run has stored, and how many bytes they are."""
     if not partial.exists():
         return 0, 0
     size = partial.stat().st_size
-    with partial.open("rb") as file:
-        found = file.read(len(beginning))
+    found = stored_beginning(partial, len(beginning))
     if not beginning.startswith(found):
         raise ResultFileError(
             f"{partial}: found the beginning of another reference, expected this one's; "

@@ -15,7 +15,7 @@ from jang_eval._questions import load_questions
 from jang_eval._reference_file import Header
 from jang_eval._reference_making import MakeRecord
 from jang_eval._reference_reader import ReferenceFile
-from jang_eval._reference_writing import write_reference
+from jang_eval._reference_writing import stored_beginning, write_reference
 from jang_eval._results import TASK, ModelInfo, QaResult, write_result
 from jang_eval._running import description, journal_path, run_task
 from jang_eval._target import Target
@@ -98,16 +98,25 @@ def store_reference(
             if found == header:
                 return
             say(f"{path}: found it of another model, text or windows; it is written again")
-        path.unlink()
+        forget(path)
     partial = journal_path(path)
     beginning = header.encoded()
-    if partial.exists():
-        with partial.open("rb") as file:
-            begun = file.read(len(beginning))
-        if not beginning.startswith(begun):
-            say(f"{partial}: found the beginning of another reference; it is begun anew")
-            partial.unlink()
+    if partial.exists() and not beginning.startswith(stored_beginning(partial, len(beginning))):
+        say(f"{partial}: found the beginning of another reference; it is begun anew")
+        forget(partial)
     write_reference(header, make, path, max_bytes=max_bytes, on_progress=show)
+
+
+def forget(path: Path) -> None:
+    """Delete a file that is no more true, if there is one.
+
+    Raises:
+        ResultFileError: It cannot be.
+    """
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise ResultFileError(f"{path}: cannot be deleted: {error.strerror}") from error
 
 
 def _existing(
@@ -176,7 +185,7 @@ def _clear_foreign_journal(task: Task, model: ModelInfo, output: Path, say: Say)
             pass
     except ResultFileError as error:
         say(f"{error}; it is begun anew")
-        journal.unlink()
+        forget(journal)
 
 
 def _shown(value: object) -> str:
