@@ -1,8 +1,13 @@
 """What `report` is made of, without servers."""
 
 import json
+import os
+import signal
 import sys
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
+from runpy import run_path
 from typing import Any
 
 import pytest
@@ -10,9 +15,15 @@ from typer.testing import CliRunner
 
 from jang_eval._errors import OptionError, ProgramError
 from jang_eval._protocol.candidates import Candidate, candidates, make
-from jang_eval._protocol.programs import find_program
+from jang_eval._protocol.pages import bring_report_together
+from jang_eval._protocol.programs import find_program, run_converter
+from jang_eval._protocol.running import Failure, Report
 from jang_eval._protocol.steps import Steps
+from jang_eval._records import to_json
+from jang_eval._results import write_document
 from jang_eval.cli import app
+
+MADE = run_path(str(Path(__file__).with_name("made_results.py")))
 
 
 def models(source: str, tmp_path: Path, **changes: Any) -> list[Candidate]:
@@ -116,6 +127,8 @@ def test_the_time_left_is_what_such_steps_took(tmp_path: Path) -> None:
         (["--rounds", "0"], "rounds: found 0, expected 1 to"),
         (["--text", "/nowhere.txt"], "/nowhere.txt: cannot be read"),
         (["--mmlu", "/nowhere"], "/nowhere: found no directory"),
+        (["--timeout", "0"], "timeout: found 0, expected seconds above 0"),
+        (["--max-size", "nan"], "max_size: found nan, expected GB above 0"),
     ],
 )
 def test_a_mistake_is_one_line_before_anything_is_done(
@@ -127,3 +140,75 @@ def test_a_mistake_is_one_line_before_anything_is_done(
     assert said in result.stderr
     assert result.stderr.count("\n") == 1
     assert not work.exists()
+
+
+def test_a_second_signal_leaves_no_program_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "jang-quant"
+    program.write_text(f"#!/bin/sh\ntrap '' TERM\necho $$ > {tmp_path}/pid\nexec sleep 60\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    with _interrupted_every(0.5), pytest.raises(KeyboardInterrupt):
+        run_converter("smollm2", tmp_path / "out", (), tmp_path / "log")
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "pid").read_text()), 0)
+
+
+@contextmanager
+def _interrupted_every(seconds: float) -> Generator[None]:
+    def interrupt(number: int, frame: Any) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, seconds, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_a_report_of_failures_alone_names_no_place_of_this_machine_and_keeps_no_old_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work = tmp_path / "my work"
+    work.mkdir()
+    (work / "report.html").write_text("old")
+    reason = f"ended with status 2: /srv/models/x: no file (in {work}/logs/a.log), 5 tokens/s"
+    heard: list[object] = []
+
+    def run(*_: object) -> Report:
+        heard.append(signal.getsignal(signal.SIGHUP))
+        return Report(failures=[Failure("a", "serve", reason)])
+
+    monkeypatch.setattr("jang_eval._commands.report.run_protocol", run)
+    # As nohup starts programs.
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        result = CliRunner().invoke(
+            app, ["report", str(tmp_path), "--work", str(work), "--seed", "1"]
+        )
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert heard == [signal.SIG_IGN]
+    assert result.exit_code == 1, result.output
+    assert not (work / "report.html").exists()
+    page = (work / "report.md").read_text()
+    assert "a: serve: ended with status 2: x: no file (in logs/a.log), 5 tokens/s" in page
+    assert str(tmp_path) not in page
+
+
+def test_a_model_that_comes_twice_keeps_its_own_results(tmp_path: Path) -> None:
+    report = Report()
+    for name, task in (("a", "kl"), ("b", "kl"), ("b", "speed")):
+        made = MADE[f"a_{task}"]("JANG_4M", 4.0)
+        write_document(to_json(made), tmp_path / f"{name}-{task}.json")
+        report.results.append((name, tmp_path / f"{name}-{task}.json"))
+    overview = bring_report_together(report)
+    assert overview is not None
+    assert [each.label for each in overview.models] == ["a", "b"]
+    assert [[run.model.label for run in table.runs] for table in overview.tasks] == [
+        ["a", "b"],
+        ["b"],
+    ]

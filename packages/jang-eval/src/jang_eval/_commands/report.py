@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final
 import typer
 
 from jang_eval._commands.humaneval import choose_sandbox
-from jang_eval._commands.options import JsonOption, SeedOption
+from jang_eval._commands.options import JsonOption, SeedOption, bytes_of
 from jang_eval._commands.running import show_progress
 from jang_eval._errors import OptionError
 from jang_eval._protocol.candidates import REFERENCE_ARGUMENTS, Candidate, candidates
@@ -18,6 +18,7 @@ from jang_eval._protocol.programs import find_program
 from jang_eval._protocol.project import Data, Project, Sizes, check_sizes, left_out, measures
 from jang_eval._protocol.running import run_protocol
 from jang_eval._results import document_text
+from jang_eval._target import check_timeout
 from jang_eval._tasks.speed import Load
 
 _ENDED: Final = "interrupted; the same command goes on from here"
@@ -109,7 +110,10 @@ def report(
     rounds: Annotated[int, typer.Option(metavar="N", help="Of speed.")] = Load.rounds,
     max_size: Annotated[
         float,
-        typer.Option(metavar="GB", help="The most that the reference's stored logits may take."),
+        typer.Option(
+            metavar="GB",
+            help="The most that the reference's logits may take, of texts and of prompts each.",
+        ),
     ] = 10.0,
     threads: Annotated[
         int | None, typer.Option(metavar="N", help="Of the servers, on the CPU.")
@@ -137,9 +141,12 @@ def report(
         seed=seed,
     )
     check_sizes(sizes)
+    check_timeout(timeout)
+    max_bytes = bytes_of(max_size)
     sandbox = None
     if humaneval is not None and allow_code_execution:
         sandbox = choose_sandbox(weak_sandbox)
+        _say(sandbox.description)
     models = candidates(
         source,
         work / "models",
@@ -155,7 +162,7 @@ def report(
         work=work,
         data=Data(mmlu, humaneval, sandbox, tuple(text or ()), prompts),
         sizes=sizes,
-        reference_bytes=round(max_size * 1e9),
+        reference_bytes=max_bytes,
         timeout=timeout,
         threads=threads,
     )
@@ -168,7 +175,7 @@ def report(
     overview = bring_report_together(done)
     notes = [_reference_note(source, models[0]), *_method_notes(method, calibration, models)]
     notes += left_out(project.data)
-    title = f"{Path(source).name}: what is left of it"
+    title = f"{_name(source)}: what is left of it"
     write_pages(overview, work, title, notes, done.failures)
     _say(f"wrote {work / 'report.md'}" + (f" and {work / 'report.html'}" if overview else ""))
     if as_json:
@@ -189,7 +196,13 @@ def _ending_in_order() -> Generator[None]:
     def end(number: int, frame: Any) -> None:
         raise SystemExit(128 + number)
 
-    before = {each: signal.signal(each, end) for each in (signal.SIGTERM, signal.SIGHUP)}
+    # nohup has what it starts ignore SIGHUP, and that is to stay so.
+    heard = [
+        each
+        for each in (signal.SIGTERM, signal.SIGHUP)
+        if signal.getsignal(each) is not signal.SIG_IGN
+    ]
+    before = {each: signal.signal(each, end) for each in heard}
     try:
         yield
     except (KeyboardInterrupt, SystemExit):
@@ -227,8 +240,13 @@ def _method(method: str | None, calibration: str | None) -> list[str]:
     return [word for name, value in options if value is not None for word in (name, value)]
 
 
+def _name(source: str) -> str:
+    # "." has a name too.
+    return Path(source).resolve().name
+
+
 def _reference_note(source: str, candidate: Candidate) -> str:
-    name = Path(source).name
+    name = _name(source)
     if candidate.arguments == REFERENCE_ARGUMENTS:
         return f"The reference is {name} converted to 8 bits in groups of 32."
     return f"The reference is {candidate.directory.resolve().name}, served as it is."

@@ -1,8 +1,9 @@
 """The pages of a report: what `compare` makes of its results, and what is to be known of them."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from jang_eval._compare.documents import as_evaluation, read_any_result
 from jang_eval._compare.overview import Named, Overview, bring_together, overview_document
@@ -10,9 +11,13 @@ from jang_eval._compare.pages import overview_page
 from jang_eval._compare.table import overview_markdown
 from jang_eval._errors import ComparisonError
 from jang_eval._protocol.candidates import REFERENCE
+from jang_eval._protocol.measures import forget
 from jang_eval._protocol.running import Failure, Report
 from jang_eval._report import escaped
 from jang_eval._results import write_whole
+
+# From the root on, up to the last name.
+_DIRECTORIES: Final = re.compile(r"(?<![\w.~:/-])(?:/[^/\s'\":;,()]+)*/(?=[^/\s])")
 
 
 def bring_report_together(report: Report) -> Overview | None:
@@ -43,15 +48,19 @@ def write_pages(
     notes: Sequence[str],
     failures: Sequence[Failure],
 ) -> None:
-    """Write report.md and report.html.
+    """Write report.md and report.html; the latter not without results.
 
     Raises:
         ResultFileError: They cannot be written.
     """
-    lines = [*notes, *(f"Failed: {describe_failure(failure)}" for failure in failures)]
+    failed = (_without_places(describe_failure(each), work) for each in failures)
+    lines = [*notes, *(f"Failed: {line}" for line in failed)]
     listed = "\n".join(f"- {escaped(line)}" for line in lines)
     parts = [f"# {escaped(title)}", listed]
-    if overview is not None:
+    if overview is None:
+        # One from before would tell of other models.
+        forget(work / "report.html")
+    else:
         parts.append(overview_markdown(overview))
         write_whole(overview_page(overview, notes=lines), work / "report.html")
     write_whole("\n\n".join(part.rstrip("\n") for part in parts if part) + "\n", work / "report.md")
@@ -65,6 +74,14 @@ def report_document(
     found = empty if overview is None else overview_document(overview)
     listed = [{"model": each.model, "step": each.step, "reason": each.reason} for each in failures]
     return {**found, "notes": [*notes], "failures": listed}
+
+
+def _without_places(line: str, work: Path) -> str:
+    """A line without the directories of this machine, as pages for others have it."""
+    # These may have spaces in them.
+    for known in (work, Path.cwd(), Path.home()):
+        line = line.replace(f"{known.absolute()}/", "").replace(f"{known.resolve()}/", "")
+    return _DIRECTORIES.sub("", line)
 
 
 def describe_failure(failure: Failure) -> str:
