@@ -36,6 +36,7 @@ DATASETS = {
     "Salesforce/wikitext": {
         "wikitext-2-raw-v1/test-00000-of-00001.parquet": {"text": LINES},
         "other/test-00000-of-00001.parquet": {"lines": LINES},
+        "holes/test-00000-of-00001.parquet": {"text": ["a line", None]},
     },
 }
 
@@ -161,6 +162,7 @@ def test_problems_of_the_hub_are_those_of_the_published_file(hub: str, tmp_path:
         ("mmlu", "hub:cais", "expected hub:OWNER/NAME/CONFIGURATION"),
         ("perplexity", "hub:Salesforce/wikitext", "expected hub:OWNER/NAME/CONFIGURATION"),
         ("perplexity", "hub:Salesforce/wikitext/other", "expected parquet with text"),
+        ("perplexity", "hub:Salesforce/wikitext/holes", "found text None in test-00000-of"),
     ],
 )
 def test_what_the_hub_has_not_got_is_one_line(

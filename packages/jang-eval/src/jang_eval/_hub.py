@@ -21,6 +21,8 @@ _NAME: Final = re.compile(
     r"hub:(?P<repository>[\w.-]+/[\w.-]+)(?:/(?P<configuration>[\w.-]+))?(?:@(?P<revision>[\w./-]+))?"
 )
 
+_SHOWN_CHARACTERS: Final = 40
+
 Row = Mapping[str, Any]
 
 
@@ -31,13 +33,13 @@ class Form:
     Attributes:
         configuration: Where the name says none; empty if there is no such.
         splits: Of the data set.
-        columns: That rows have to have.
+        columns: That rows have to have, and of which type.
         write: Writes rows of a split into a directory, and returns what the task reads.
     """
 
     configuration: str
     splits: tuple[str, ...]
-    columns: tuple[str, ...]
+    columns: Mapping[str, type]
     write: Callable[[Iterable[Row], str, Path], Path]
 
 
@@ -108,8 +110,9 @@ def _download(name: str, match: re.Match[str], configuration: str, splits: Seque
             f"{name}: not in the local cache, and the Hugging Face hub cannot be reached"
         ) from error
     except (HfHubHTTPError, HFValidationError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise DataError(f"{name}: the Hugging Face hub does not give it ({reason})") from error
+        raise DataError(
+            f"{name}: the Hugging Face hub does not give it ({_reason(error)})"
+        ) from error
     return Path(directory)
 
 
@@ -123,13 +126,24 @@ def _rows(name: str, directory: Path, split: str, form: Form) -> Generator[Row]:
     if not files:
         expected = f"{directory.name}/{split}-*.parquet"
         raise DataError(f"{name}: found no such files there, expected {expected}")
+    expected = f"parquet with {', '.join(form.columns)}"
     for file in files:
         try:
-            yield from parquet.read_table(file, columns=[*form.columns]).to_pylist()
+            rows: Sequence[Row] = parquet.read_table(file, columns=[*form.columns]).to_pylist()
         except (pyarrow.ArrowException, OSError) as error:
-            reason = str(error).strip().splitlines()[0]
-            expected = f"parquet with {', '.join(form.columns)}"
-            raise DataError(f"{name}: found {file.name} ({reason}), expected {expected}") from error
+            found = f"{file.name} ({_reason(error)})"
+            raise DataError(f"{name}: found {found}, expected {expected}") from error
+        for row in rows:
+            for column, kind in form.columns.items():
+                if not isinstance(row[column], kind):
+                    found = f"{column} {ascii(row[column])[:_SHOWN_CHARACTERS]} in {file.name}"
+                    raise DataError(f"{name}: found {found}, expected {kind.__name__}")
+            yield row
+
+
+def _reason(error: Exception) -> str:
+    """An error in one line."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _write_mmlu(rows: Iterable[Row], split: str, directory: Path) -> Path:
@@ -158,18 +172,21 @@ def _write_problems(rows: Iterable[Row], split: str, directory: Path) -> Path:
 def _write_text(rows: Iterable[Row], split: str, directory: Path) -> Path:
     # The rows of wikitext are lines, with their ends or without.
     path = directory / f"{split}.txt"
-    lines = (str(row["text"]).removesuffix("\n") + "\n" for row in rows)
+    lines = (row["text"].removesuffix("\n") + "\n" for row in rows)
     path.write_bytes("".join(lines).encode())
     return path
 
 
 MMLU: Final = Form(
-    "all", ("test", "dev"), ("subject", "question", "choices", "answer"), _write_mmlu
+    "all",
+    ("test", "dev"),
+    {"subject": str, "question": str, "choices": list, "answer": int},
+    _write_mmlu,
 )
 HUMANEVAL: Final = Form(
     "openai_humaneval",
     ("test",),
-    ("task_id", "prompt", "entry_point", "test"),
+    dict.fromkeys(("task_id", "prompt", "entry_point", "test"), str),
     _write_problems,
 )
-TEXT: Final = Form("", ("test",), ("text",), _write_text)
+TEXT: Final = Form("", ("test",), {"text": str}, _write_text)
