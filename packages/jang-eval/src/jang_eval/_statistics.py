@@ -13,6 +13,7 @@ Doubles: TypeAlias = npt.NDArray[np.float64]
 
 # Of the normal distribution, for 95 %.
 _Z: Final = 1.959963984540054
+_EXPONENT_MAX: Final = 700.0
 _RESAMPLES: Final = 2000
 _LOW, _HIGH = 2.5, 97.5
 _BLOCKS_TRIED: Final = 14
@@ -25,6 +26,14 @@ class Interval:
 
     low: float
     high: float
+
+
+def exponential(value: float) -> float:
+    """The power of e, or the greatest that is sure to have a number in JSON.
+
+    A broken model's word perplexity can be more than a float holds.
+    """
+    return math.exp(min(value, _EXPONENT_MAX))
 
 
 def wilson(successes: int, count: int) -> Interval:

@@ -14,7 +14,13 @@ from jang_eval._divergence import Positions
 from jang_eval._errors import DataError
 from jang_eval._evaluation import Item, Metric, Outcome, Task
 from jang_eval._reference import Reference, following, rows_of
-from jang_eval._statistics import Doubles, Interval, bootstrap_of_means, bootstrap_of_quantiles
+from jang_eval._statistics import (
+    Doubles,
+    Interval,
+    bootstrap_of_means,
+    bootstrap_of_quantiles,
+    exponential,
+)
 from jang_eval._target import Target
 from jang_eval._windows import (
     Window,
@@ -156,9 +162,9 @@ def metrics(outcomes: Sequence[Outcome], blocks: Sequence[str], seed: int) -> li
         mean("top-1 wrong to right", won, "", ""),
         mean("RMS change of probability", change**2, "", "lower", math.sqrt),
         mean("mean change of probability", change, "", ""),
-        mean("perplexity", -positions.logprob, "per token", "lower", _exp),
-        mean("reference perplexity", -positions.reference_logprob, "per token", "", _exp),
-        mean("perplexity ratio", excess, "times", "lower", _exp),
+        mean("perplexity", -positions.logprob, "per token", "lower", exponential),
+        mean("reference perplexity", -positions.reference_logprob, "per token", "", exponential),
+        mean("perplexity ratio", excess, "times", "lower", exponential),
         *[
             mean(f"{name}/confidence {low:g}-{high:g}", values, unit, better, where=where)
             for low, high, where in _by_confidence(positions.confidence)
@@ -194,11 +200,3 @@ def _by_confidence(confidence: Doubles) -> list[tuple[float, float, Doubles]]:
         for n, (low, high) in enumerate(pairwise(_CONFIDENCES))
         if (place == n).any()
     ]
-
-
-def _exp(value: float) -> float:
-    # What is more than a float holds has no number in JSON.
-    return math.exp(min(value, _EXPONENT_MAX))
-
-
-_EXPONENT_MAX: Final = 700.0

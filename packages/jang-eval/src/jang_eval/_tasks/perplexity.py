@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 
 from jang_eval._evaluation import Item, Metric, Outcome, Task
-from jang_eval._statistics import Doubles, Interval, bootstrap_of_means
+from jang_eval._statistics import Doubles, Interval, bootstrap_of_means, exponential
 from jang_eval._target import Target
 from jang_eval._windows import (
     Text,
@@ -97,17 +97,19 @@ def metrics(
     loss = float(losses.sum() / count)
     interval = bootstrap_of_means(losses, counts, seed) if len(losses) > 1 else None
 
-    def exponential(name: str, unit: str, factor: float) -> Metric:
-        ends = interval and Interval(_exp(factor * interval.low), _exp(factor * interval.high))
-        return Metric(name, _exp(factor * loss), ends, unit, "lower", count)
+    def raised(name: str, unit: str, factor: float) -> Metric:
+        ends = interval and Interval(
+            exponential(factor * interval.low), exponential(factor * interval.high)
+        )
+        return Metric(name, exponential(factor * loss), ends, unit, "lower", count)
 
     bits = length.tokens / length.bytes / math.log(2)
     bit_ends = interval and Interval(bits * interval.low, bits * interval.high)
     return [
-        exponential("perplexity", "per token", 1.0),
+        raised("perplexity", "per token", 1.0),
         Metric("loss", loss, interval, "nats per token", "lower", count),
-        exponential("word perplexity", "per word", length.tokens / length.words),
-        exponential("byte perplexity", "per byte", length.tokens / length.bytes),
+        raised("word perplexity", "per word", length.tokens / length.words),
+        raised("byte perplexity", "per byte", length.tokens / length.bytes),
         Metric("bits per byte", bits * loss, bit_ends, "bits", "lower", count),
     ]
 
@@ -120,14 +122,6 @@ def _sums(outcomes: Sequence[Outcome], blocks: Sequence[str]) -> tuple[Doubles, 
         losses[places[block]] += outcome.numbers["loss"]
         counts[places[block]] += outcome.numbers["tokens"]
     return losses, counts
-
-
-def _exp(value: float) -> float:
-    # A broken model's word perplexity can be more than a float holds, which JSON has no number for.
-    return math.exp(min(value, _EXPONENT_MAX))
-
-
-_EXPONENT_MAX: Final = 700.0
 
 
 def _length(texts: Sequence[Text], tokens: int) -> Length:
