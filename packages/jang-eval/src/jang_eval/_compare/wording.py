@@ -32,7 +32,8 @@ _PAIRED_HEADINGS: Final = (
 _MEAN_NOTES: Final = (
     "Two models, the same texts: the first's mean less the second's, how likely such a difference "
     "is where either could as well have been the other (a sign-flip test of the differences by "
-    "block; n blocks give no p below 2 / 2^n), and the same after Holm for all rows of this table."
+    "block; n blocks give no p below 2 / 2^n, nor below 0.0001), and the same after Holm for all "
+    "rows of this table."
 )
 _MEAN_HEADINGS: Final = ("first", "second", "mean", "difference", "blocks", "p", "p (Holm)")
 _FLIPS_NOTES: Final = (
