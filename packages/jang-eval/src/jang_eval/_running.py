@@ -74,6 +74,12 @@ def journal_path(output: Path) -> Path:
     return output.with_name(f".{output.name}.partial")
 
 
+def identity(model: ModelInfo) -> str:
+    """What tells a model from others: its digest, or as much as its server says of it."""
+    size = f"{model.bits_per_weight:g} bits per weight, {model.weight_bytes} bytes"
+    return model.digest or f"{model.name}, {model.profile or 'no profile'}, {size}"
+
+
 def description(task: Task, model: ModelInfo) -> dict[str, Any]:
     """What makes outcomes belong to one run."""
     return {
@@ -81,7 +87,7 @@ def description(task: Task, model: ModelInfo) -> dict[str, Any]:
         "task_version": task.version,
         "data_sha256": task.data_sha256,
         "settings": dict(task.settings),
-        "model": model.digest or model.name,
+        "model": identity(model),
         "items": len(task.items),
     }
 

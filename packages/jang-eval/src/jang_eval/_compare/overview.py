@@ -13,6 +13,7 @@ from jang_eval._compare.paired import PairedTest, paired_tests
 from jang_eval._errors import ComparisonError, OptionError
 from jang_eval._evaluation import EvaluationResult, Metric
 from jang_eval._results import ModelInfo, shown_path
+from jang_eval._running import identity
 
 Named = tuple[Path, EvaluationResult]
 
@@ -195,9 +196,7 @@ def _model_keys(results: Sequence[Named], names: Mapping[Path, str]) -> list[obj
     seen: Counter[object] = Counter()
     keys: list[object] = []
     for path, result in results:
-        model = result.model
-        known = (model.name, model.profile, model.bits_per_weight, model.weight_bytes)
-        key = names.get(path) or model.digest or known
+        key = names.get(path) or identity(result.model)
         keys.append((key, seen[result.task, key]))
         seen[result.task, key] += 1
     return keys
