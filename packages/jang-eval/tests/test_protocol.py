@@ -212,3 +212,10 @@ def test_a_model_that_comes_twice_keeps_its_own_results(tmp_path: Path) -> None:
         ["a", "b"],
         ["b"],
     ]
+
+
+def test_a_seed_below_zero_is_refused_before_anything_is_asked() -> None:
+    result = CliRunner().invoke(app, ["speed", "--target", "127.0.0.1:1", "--seed", "-1"])
+    assert result.exit_code == 2
+    assert "--seed" in result.stderr
+    assert "not reachable" not in result.stderr

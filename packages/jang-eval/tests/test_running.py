@@ -107,12 +107,16 @@ def test_an_interrupted_run_asks_nothing_twice(
         run_task(task(), target, output=output, in_flight=1)
     assert not output.exists()
     assert len(servicer.asked) == 9
-    # As if killed in the middle of a line.
+    # As if killed in the middle of a line, and of a letter.
     journal = tmp_path / ".r.json.partial"
-    journal.write_text(journal.read_text() + '{"id": "9", "gro')
+    journal.write_bytes(journal.read_bytes() + '{"id": "9", "gro\u00e9'.encode()[:-1])
+    servicer.refuse_from, servicer.asked = 2, []
+    with pytest.raises(TargetError, match="INTERNAL"):
+        run_task(task(), target, output=output, in_flight=1)
+    assert servicer.asked == ["x" * 9, "x" * 10, "x" * 11]
     servicer.refuse_from, servicer.asked = 10**9, []
     result = run_task(task(), target, output=output)
-    assert sorted(servicer.asked, key=len) == ["x" * n for n in range(9, 21)]
+    assert sorted(servicer.asked, key=len) == ["x" * n for n in range(11, 21)]
     assert len(result.outcomes) == 20
     assert not journal.exists()
 

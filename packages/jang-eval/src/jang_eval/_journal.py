@@ -26,15 +26,15 @@ class Journal:
         self._path = path
         self.outcomes: dict[str, Outcome] = {}
         try:
-            lines = path.read_text(encoding="utf-8").split("\n") if path.exists() else []
+            content = path.read_bytes() if path.exists() else b""
             # The last line is cut short if the run ended while it was written.
-            whole = lines[:-1]
+            whole = content[: content.rfind(b"\n") + 1]
             if whole:
-                self._take(whole, run)
-            self._file: TextIO = path.open("w", encoding="utf-8", newline="\n")
-            self._write(dict(run))
-            for outcome in self.outcomes.values():
-                self._write(to_json(outcome))
+                self._take(whole.split(b"\n")[:-1], run)
+                os.truncate(path, len(whole))
+            self._file: TextIO = path.open("a" if whole else "w", encoding="utf-8", newline="\n")
+            if not whole:
+                self._write(dict(run))
         except OSError as error:
             raise ResultFileError(f"{path}: cannot be written: {error.strerror}") from error
 
@@ -54,7 +54,7 @@ class Journal:
         self._file.close()
         self._path.unlink()
 
-    def _take(self, lines: list[str], run: Mapping[str, Any]) -> None:
+    def _take(self, lines: list[bytes], run: Mapping[str, Any]) -> None:
         try:
             found, *entries = [json.loads(line) for line in lines]
             outcomes = [from_json(Outcome, entry) for entry in entries]
