@@ -163,6 +163,7 @@ def test_an_architecture_runs_with_quantized_caches_or_refuses_them_in_one_line(
         *("", architecture, "", 0, 0, 512, VOCABULARY, (), False, "", "", "cpu", "", "mlx", 0, 0.0),
         special_tokens=SpecialTokens(None, None, None, None),
         plan=(),
+        plan_digest="",
     )
     tokenizer: Any = None
     loaded = LoadedModel(random_model(name), tokenizer, info)

@@ -1,11 +1,16 @@
 """The commands of `jang-format`, as users type them."""
 
+import hashlib
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from typer.testing import CliRunner
 
+from jang_format import read_directory, summarize
+from jang_format._summary import summary_of
 from jang_format.cli import app
 
 
@@ -27,6 +32,37 @@ def test_inspect_counts_what_the_conversion_planned(tiny_model: Path) -> None:
     table = CliRunner().invoke(app, ["inspect", str(tiny_model)])
     assert table.exit_code == 0
     assert "attention" in table.stdout
+
+
+def test_the_plan_has_a_digest_that_widths_change_and_the_layout_does_not(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    def inspected(directory: Path) -> dict[str, Any]:
+        result = CliRunner().invoke(app, ["inspect", str(directory), "--json"])
+        assert result.exit_code == 0, result.output
+        return json.loads(result.stdout)
+
+    bare = tmp_path / "bare"
+    shutil.copytree(tiny_model, bare)
+    # As another program would have written it.
+    for name in ("jang_config.json", "jang_digests.json"):
+        (bare / name).unlink()
+    first = inspected(tiny_model)
+    plan = sorted(
+        [each["path"], each["shape"], each["bits"], each["widths"], each["group_size"]]
+        for each in first["modules"]
+    )
+    assert first["plan_digest"] == hashlib.sha256(json.dumps(plan).encode()).hexdigest()
+    assert inspected(bare)["plan_digest"] == first["plan_digest"]
+    blocks = tmp_path / "blocks"
+    arguments = ["convert", str(tiny_model), str(blocks), "--layout", "blocks"]
+    assert CliRunner().invoke(app, arguments).exit_code == 0
+    assert inspected(blocks)["plan_digest"] == first["plan_digest"]
+    summary = summarize(read_directory(tiny_model))
+    head, *rest = summary.modules
+    for modules, same in (((*rest, head), True), ((*rest, replace(head, widths=(8,))), False)):
+        other = summary_of(modules, layout="", architecture="", profile="", weight_bytes=0)
+        assert (other.plan_digest == summary.plan_digest) is same
 
 
 def test_a_directory_that_is_none_ends_with_one_line_and_status_2(tmp_path: Path) -> None:

@@ -40,6 +40,7 @@ def summary(modules: Iterable[SummaryModule], architecture: str = "toy") -> Summ
         architecture=architecture,
         profile="JANG_4M",
         digest=None,
+        plan_digest="",
         parameters=sum(module.parameters for module in modules),
         weight_bytes=12_340_000,
         bits_per_weight=4.56,
@@ -234,7 +235,7 @@ def test_matplotlib_is_imported_for_drawing_only_and_pyplot_never(tmp_path: Path
         "import jang_format._plot as plot\n"
         "from jang_format import Summary\n"
         "assert 'matplotlib' not in sys.modules\n"
-        "summary = Summary('mlx', 'a', 'p', None, 0, 0, 0.0, 0.0, {}, (), ())\n"
+        "summary = Summary('mlx', 'a', 'p', None, '', 0, 0, 0.0, 0.0, {}, (), ())\n"
         f"plot.draw(summary, Path({str(tmp_path / 'plot.png')!r}))\n"
         "assert 'matplotlib.pyplot' not in sys.modules\n"
     )

@@ -162,6 +162,7 @@ def test_the_model_is_described_to_the_byte(stub: Stub, tiny_model: Path) -> Non
     assert not info.special_tokens.HasField("pad")
     assert {row.role for row in info.plan} >= {"attention", "mlp", "embedding", "unquantized"}
     assert sum(row.bytes for row in info.plan) <= info.weight_bytes
+    assert len(info.plan_digest) == 64
     assert [row.HasField("bits") for row in info.plan if row.role == "unquantized"] == [False]
 
 

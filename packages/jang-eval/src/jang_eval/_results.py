@@ -12,6 +12,7 @@ from jang_eval._errors import ResultFileError
 from jang_eval._failure_modes import FailureMode
 from jang_eval._judge import Verdict
 from jang_eval._records import FieldError, from_json, to_json
+from jang_eval._statistics import Interval
 
 TASK = "qa"
 
@@ -60,6 +61,7 @@ class ModelInfo:
     bits_per_weight_without_embeddings: float = 0.0
     parameters: int = 0
     plan: tuple[PlanRow, ...] = ()
+    plan_digest: str = ""
 
 
 @dataclass(frozen=True)
@@ -128,6 +130,8 @@ class QaResult:
     model: ModelInfo
     answers: tuple[JudgedAnswer, ...]
     totals: Totals
+    # Of the share of correct answers; results from before it was there have none.
+    correct_interval: Interval | None = None
 
 
 @dataclass(frozen=True)

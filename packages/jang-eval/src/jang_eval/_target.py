@@ -188,6 +188,7 @@ class Target:
                 )
                 for row in info.plan
             ),
+            plan_digest=info.plan_digest,
         )
 
     def most_prompt_tokens(self) -> int:

@@ -1,5 +1,6 @@
 """What a directory holds, in numbers: by module, by role, and in all."""
 
+import json
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
@@ -8,7 +9,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from jang_format._digests import directory_digest
+from jang_format._digests import digest_of, directory_digest
 from jang_format._manifest import section
 from jang_format._reader import ModelDirectory
 
@@ -78,6 +79,8 @@ class Summary:
         architecture: `model_type` of config.json.
         profile: Profile or budget, from the manifest.
         digest: SHA-256 over the digests of all parts; None where there are none.
+        plan_digest: SHA-256 over path, shape, widths and group size of all modules: the same for
+            whatever stores the same modules in the same way, and there without a manifest.
         parameters: Weights of the model.
         weight_bytes: Size of the weight files.
         bits_per_weight: Over all matrices, embeddings included, with scales and biases.
@@ -91,6 +94,7 @@ class Summary:
     architecture: str
     profile: str
     digest: str | None
+    plan_digest: str
     parameters: int
     weight_bytes: int
     bits_per_weight: float
@@ -151,6 +155,7 @@ def summary_of(
         architecture=architecture,
         profile=profile,
         digest=digest,
+        plan_digest=_plan_digest(modules),
         parameters=sum(module.parameters for module in modules),
         weight_bytes=weight_bytes,
         bits_per_weight=_bits_per_weight(matrices),
@@ -202,6 +207,13 @@ def _role_by_name(path: str) -> str:
     if leaf in _EMBEDDINGS:
         return "embedding"
     return "head" if leaf in _HEADS else _UNKNOWN
+
+
+def _plan_digest(modules: Iterable[SummaryModule]) -> str:
+    plan = sorted(
+        (each.path, each.shape, each.bits, each.widths, each.group_size) for each in modules
+    )
+    return digest_of(json.dumps(plan).encode())
 
 
 def _rows(modules: Iterable[SummaryModule]) -> tuple[SummaryRow, ...]:

@@ -39,6 +39,7 @@ class ModelInfo:
     bits_per_weight_without_embeddings: float
     special_tokens: "SpecialTokens"
     plan: tuple[SummaryRow, ...]
+    plan_digest: str
     ranks: int = 1
     sharding: Literal["none", "tensor", "pipeline"] = "none"
 
@@ -111,6 +112,7 @@ def load(path: Path, name: str | None = None, take: Take = whole) -> LoadedModel
         bits_per_weight_without_embeddings=summary.bits_per_weight_without_embeddings,
         special_tokens=_special_tokens(tokenizer),
         plan=summary.rows,
+        plan_digest=summary.plan_digest,
     )
     return LoadedModel(model=model, tokenizer=tokenizer, info=info)
 

@@ -143,4 +143,5 @@ def model_info_message(info: ModelInfo) -> pb.GetModelInfoResponse:
             )
             for row in info.plan
         ],
+        plan_digest=info.plan_digest,
     )

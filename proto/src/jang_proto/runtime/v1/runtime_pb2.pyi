@@ -1450,6 +1450,7 @@ class GetModelInfoResponse(_message.Message):
     BITS_PER_WEIGHT_WITHOUT_EMBEDDINGS_FIELD_NUMBER: _builtins.int
     PARAMETERS_FIELD_NUMBER: _builtins.int
     PLAN_FIELD_NUMBER: _builtins.int
+    PLAN_DIGEST_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The model's name: its directory's, unless the server was told another."""
     architecture: _builtins.str
@@ -1480,6 +1481,10 @@ class GetModelInfoResponse(_message.Message):
     """Bits per weight without embeddings and head."""
     parameters: _builtins.int
     """Weights of the model."""
+    plan_digest: _builtins.str
+    """SHA-256 over path, shape, widths and group size of all modules, in hexadecimal: the same for
+    all directories with the same widths in the same modules, whoever wrote them in whatever layout.
+    """
     @_builtins.property
     def eos_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """The tokens with which the model ends its text."""
@@ -1512,10 +1517,11 @@ class GetModelInfoResponse(_message.Message):
         bits_per_weight_without_embeddings: _builtins.float = ...,
         parameters: _builtins.int = ...,
         plan: _abc.Iterable[Global___PlanRow] | None = ...,
+        plan_digest: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["special_tokens", b"special_tokens"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["architecture", b"architecture", "bits_per_weight", b"bits_per_weight", "bits_per_weight_without_embeddings", b"bits_per_weight_without_embeddings", "context_length", b"context_length", "digest", b"digest", "eos_token_ids", b"eos_token_ids", "has_chat_template", b"has_chat_template", "layout", b"layout", "name", b"name", "parameters", b"parameters", "plan", b"plan", "profile", b"profile", "source_name", b"source_name", "source_quantization", b"source_quantization", "special_tokens", b"special_tokens", "vocabulary_size", b"vocabulary_size", "weight_bytes", b"weight_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["architecture", b"architecture", "bits_per_weight", b"bits_per_weight", "bits_per_weight_without_embeddings", b"bits_per_weight_without_embeddings", "context_length", b"context_length", "digest", b"digest", "eos_token_ids", b"eos_token_ids", "has_chat_template", b"has_chat_template", "layout", b"layout", "name", b"name", "parameters", b"parameters", "plan", b"plan", "plan_digest", b"plan_digest", "profile", b"profile", "source_name", b"source_name", "source_quantization", b"source_quantization", "special_tokens", b"special_tokens", "vocabulary_size", b"vocabulary_size", "weight_bytes", b"weight_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
