@@ -43,6 +43,7 @@ INFO = {
     "has_chat_template": True,
     "source_name": "smollm2",
     "source_quantization": "GGUF Q4_1",
+    "plan_digest": "5a" * 32,
     "digest": "5f" * 32,
     "layout": "mlx",
     "special_tokens": {"bos": 1, "eos": 2, "pad": None, "unknown": 0},
@@ -174,6 +175,7 @@ def test_a_good_model_is_correct_six_times_and_the_json_says_all_there_is(serve:
         "completion_tokens": 30,
         "seconds": 0,
     }
+    assert document["correct_interval"] == pytest.approx({"low": 0.6097, "high": 1.0}, abs=1e-4)
     assert "photosynthesis: correct" in result.stderr
 
 
@@ -200,6 +202,51 @@ def test_a_model_without_a_chat_template_is_asked_in_plain_text(serve: Serve) ->
     assert result.totals.correct == 6
     assert model.requests[0].prompt.text == "Question: What is 2+2?\nAnswer:"
     assert list(model.requests[0].stopping.stop_strings) == ["\nQuestion:"]
+
+
+COLOUR = """
+[[questions]]
+id = "colour"
+text = "What is 2+2?"
+ideas = [{name = "four", pattern = "[4]"}, {name = "equals", pattern = "="}]
+enough = 2
+"""
+
+
+def test_a_list_of_ones_own_is_asked_instead_and_its_digest_is_kept(
+    serve: Serve, tmp_path: Path
+) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text(COLOUR)
+    model = FakeModel(GOOD_ANSWERS.__getitem__, has_chat_template=False)
+
+    result = qa("--target", serve(model), "--questions", str(file), "--json")
+
+    document = json.loads(result.stdout)
+    assert document["data_sha256"] == hashlib.sha256(COLOUR.encode()).hexdigest()
+    (answer,) = document["answers"]
+    assert (answer["id"], answer["verdict"]) == ("colour", "correct")
+    assert answer["ideas_found"] == ["four", "equals"]
+    assert model.requests[0].prompt.text == "Question: What is 2+2?\nAnswer:"
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "said"),
+    [
+        ("[[questions]]", "[[questions]", "line 2"),
+        ("[[questions]]", "[[question]]", "questions: found nothing, expected a list"),
+        ('text = "What is 2+2?"\n', "", "questions[0].text: found nothing, expected Unicode text"),
+        ("[4]", "[4", "questions[0].ideas[0].pattern: found '[4', expected a regular expression"),
+        ("enough = 2", "enough = 3", "questions[0].enough: found 3, expected 1 to 2"),
+        ("\n[[", '\nplain_prompt = "?"\n[[', "plain_prompt: found '?', expected a text with"),
+    ],
+)
+def test_a_list_that_is_none_is_one_line_with_the_field(
+    tmp_path: Path, before: str, after: str, said: str
+) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text(COLOUR.replace(before, after))
+    assert_is_user_error(qa("--target", "localhost:1", "--questions", str(file)), str(file), said)
 
 
 @pytest.mark.parametrize(

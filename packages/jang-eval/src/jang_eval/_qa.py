@@ -1,4 +1,4 @@
-"""The task `qa`: six questions that tell a model that works from one that does not."""
+"""The task `qa`: six questions, or others, that tell a model that works from one that does not."""
 
 from collections.abc import Callable
 
@@ -13,6 +13,7 @@ from jang_eval._results import (
     Settings,
     Totals,
 )
+from jang_eval._statistics import wilson
 from jang_eval._target import Completion, Target
 from jang_eval._version import __version__
 
@@ -34,6 +35,7 @@ def run_qa(
     *,
     max_tokens: int = DEFAULT_MAX_TOKENS,
     timeout: float = DEFAULT_TIMEOUT,
+    questions: QuestionSet | None = None,
     on_answer: Callable[[JudgedAnswer], None] | None = None,
 ) -> QaResult:
     """Asks the server all questions, one after the other at temperature 0, and judges the answers.
@@ -42,6 +44,7 @@ def run_qa(
         target: `HOST:PORT` of a JANG server.
         max_tokens: The most tokens of one answer.
         timeout: Seconds to wait for one answer.
+        questions: What to ask; the package's six questions if None.
         on_answer: Called with each answer as soon as it is judged.
 
     Returns:
@@ -54,7 +57,7 @@ def run_qa(
     if not 1 <= max_tokens <= _MAX_TOKENS_MAX:
         raise OptionError(f"max_tokens: found {max_tokens}, expected 1 to {_MAX_TOKENS_MAX}")
     settings = Settings(max_tokens=max_tokens, temperature=0.0)
-    data = load_questions()
+    data = questions or load_questions()
     answers: list[JudgedAnswer] = []
     with Target(target, timeout=timeout) as server:
         model = server.model_info()
@@ -72,7 +75,8 @@ def run_qa(
         settings=settings,
         model=model,
         answers=tuple(answers),
-        totals=Totals.of(answers),
+        totals=(totals := Totals.of(answers)),
+        correct_interval=wilson(totals.correct, totals.questions),
     )
 
 
@@ -84,7 +88,7 @@ def _ask(
             question.text, max_tokens=settings.max_tokens, temperature=settings.temperature
         )
     return server.complete_text(
-        data.plain_prompt.format(question=question.text),
+        data.plain_prompt.replace("{question}", question.text),
         stop_strings=data.plain_stop_strings,
         max_tokens=settings.max_tokens,
         temperature=settings.temperature,

@@ -18,7 +18,7 @@ def answers_table(result: QaResult) -> Table:
     """One run as a table for the terminal."""
     table = Table(
         title=Text(describe_model(result.model)),
-        caption=Text(describe_totals(result.totals)),
+        caption=Text(_totals_with_interval(result)),
         show_lines=True,
     )
     for heading in ("question", "answer", "verdict", "failure mode"):
@@ -97,6 +97,14 @@ def describe_model(model: ModelInfo) -> str:
 def describe_totals(totals: Totals) -> str:
     """The verdicts counted, in one line."""
     return f"{totals.correct} correct, {totals.partial} partial, {totals.broken} broken"
+
+
+def _totals_with_interval(result: QaResult) -> str:
+    totals = describe_totals(result.totals)
+    if (interval := result.correct_interval) is None:
+        return totals
+    share = f"{result.totals.correct / result.totals.questions:.0%}"
+    return f"{totals}; {share} correct, 95 %: {interval.low:.0%} to {interval.high:.0%}"
 
 
 def shorten(text: str) -> str:

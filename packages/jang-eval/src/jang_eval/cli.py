@@ -24,6 +24,7 @@ from jang_eval._commands.report import report
 from jang_eval._commands.speed import speed
 from jang_eval._errors import JangEvalError
 from jang_eval._qa import DEFAULT_MAX_TOKENS, DEFAULT_TIMEOUT, run_qa
+from jang_eval._questions import read_questions
 from jang_eval._report import answers_table, progress_line
 from jang_eval._results import (
     JudgedAnswer,
@@ -80,6 +81,12 @@ def qa(
     timeout: Annotated[
         float, typer.Option(metavar="SECONDS", help="How long to wait for one answer.")
     ] = DEFAULT_TIMEOUT,
+    questions: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Questions of your own (TOML, see the README); default: six."
+        ),
+    ] = None,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", metavar="FILE", help="Also write the result as JSON."),
@@ -88,10 +95,13 @@ def qa(
         bool, typer.Option("--json", help="Print the result as JSON instead of a table.")
     ] = False,
 ) -> None:
-    """Ask six questions and judge each answer: correct, partial or broken, and how it failed."""
+    """Ask six questions, or yours, and judge each answer: correct, partial or broken, and how."""
+    asked = None if questions is None else read_questions(questions)
     if output is not None:
         check_writable(output)
-    result = run_qa(target, max_tokens=max_tokens, timeout=timeout, on_answer=_log_answer)
+    result = run_qa(
+        target, max_tokens=max_tokens, timeout=timeout, questions=asked, on_answer=_log_answer
+    )
     if output is not None:
         write_result(result, output)
         typer.echo(f"wrote {output}", err=True)
