@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import grpc_tools
 from grpc_tools import protoc
@@ -19,8 +20,11 @@ def generate(out: Path) -> None:
     """
     out.mkdir(parents=True, exist_ok=True)
     well_known_types = Path(grpc_tools.__file__).parent / "_proto"
-    work = out / ".protoc"
-    work.mkdir()
+    with TemporaryDirectory(prefix=".protoc", dir=out) as work:
+        _generate(Path(work), out, well_known_types)
+
+
+def _generate(work: Path, out: Path, well_known_types: Path) -> None:
     status = protoc.main(
         [
             "protoc",
@@ -43,10 +47,6 @@ def generate(out: Path) -> None:
         text = text.replace("import jang.runtime.v1.", "import jang_proto.runtime.v1.")
         text = text.replace(" jang.runtime.v1.runtime_pb2.", " jang_proto.runtime.v1.runtime_pb2.")
         (out / generated.name).write_text(text)
-        generated.unlink()
-    for directory in sorted(work.rglob("*"), reverse=True):
-        directory.rmdir()
-    work.rmdir()
 
 
 if __name__ == "__main__":
