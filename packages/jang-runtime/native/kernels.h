@@ -55,10 +55,9 @@ struct Kernels {
                int64_t out_stride);
   // Values of rows begin to end: [end - begin, stride], only the matrix's own columns.
   void (*dequantize)(const Matrix& matrix, int begin, int end, float* out, int64_t stride);
-  // How many columns of a matrix a panel takes.
-  int (*panel_columns)(const Matrix& matrix);
   // Values of kPanelRows rows from `begin` on and of `count` columns from `first` on, by column:
-  // [count, kPanelRows]. Beyond the last row anything finite. `scratch` is [kPanelRows, columns].
+  // [count, kPanelRows]: all columns, but of packed rows at most kPanelColumns. Beyond the last row
+  // anything finite. `scratch` is [kPanelRows, columns].
   void (*panel)(const Matrix& matrix, int begin, int first, int count, float* scratch, float* out);
   // out[i, j] = x row i . w row j.
   void (*tile_dots)(const float* x, int64_t x_stride, int x_rows, const float* w, int64_t w_stride,

@@ -80,7 +80,8 @@ void multiply_few(const Matrix& matrix, const PreparedRows& x, int64_t count, fl
 // out[i, 0 to rows] = rows of the matrix from `begin` on, at most kPanelRows, times row i of x.
 void multiply_panel(const Matrix& matrix, int begin, int rows, const float* x, int64_t stride,
                     int64_t count, float* out, int64_t out_stride) {
-  const int columns = kernels().panel_columns(matrix);
+  const bool in_parts = matrix.layout == Layout::packed && matrix.columns > kPanelColumns;
+  const int columns = in_parts ? kPanelColumns : matrix.columns;
   const size_t size = static_cast<size_t>(kPanelRows) * columns;
   float* panel = scratch(2 * size);
   for (int64_t i = 0; i < count; ++i) std::fill_n(out + i * out_stride, rows, 0.0f);

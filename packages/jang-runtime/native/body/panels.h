@@ -121,11 +121,6 @@ inline void turned_panel(const Matrix& matrix, const PanelRows& rows, float* scr
   }
 }
 
-inline int panel_columns(const Matrix& matrix) {
-  return matrix.layout == Layout::packed ? std::min(kPanelColumns, matrix.columns)
-                                         : matrix.columns;
-}
-
 inline void panel(const Matrix& matrix, int begin, int first, int count, float* scratch,
                   float* out) {
   PanelRows rows;

@@ -17,7 +17,6 @@ inline Kernels table(const char* name) {
       .prepare = prepare,
       .dots = dots,
       .dequantize = dequantize,
-      .panel_columns = panel_columns,
       .panel = panel,
       .tile_dots = tile_dots,
       .tile_sums = tile_sums,
