@@ -21,6 +21,7 @@ from jang_runtime._memory import give_back, weights_wired
 from jang_runtime._model import ModelInfo
 from jang_runtime._options import EngineOptions
 from jang_runtime._ranks.group import LaunchedRanks, OneRank, Ranks
+from jang_runtime._ranks.lifeline import hold
 from jang_runtime._ranks.start import start
 from jang_runtime._ranks.steps import tell
 from jang_runtime._requests import GenerationRequest, Request
@@ -84,6 +85,8 @@ class Engine:
         self._closing = threading.Lock()
         self._closed = False
         self._statistics = EngineStatistics()
+        # Not the thread's own end, to which it may never come: see `_abandon`.
+        self._ended = threading.Event()
         self._thread = threading.Thread(
             target=self._run,
             args=(path, name, self.options, connect),
@@ -95,7 +98,7 @@ class Engine:
         outcome = self._loaded.get()
         self.load_seconds = time.monotonic() - began
         if isinstance(outcome, JangRuntimeError):
-            self._thread.join()
+            self._ended.wait()
             raise outcome
         self.info: ModelInfo = outcome
 
@@ -108,7 +111,7 @@ class Engine:
     @property
     def is_alive(self) -> bool:
         """Whether the engine takes requests."""
-        return not self._closed and self._thread.is_alive()
+        return not self._closed and not self._ended.is_set()
 
     def join(self, timeout: float | None = None) -> bool:
         """Wait until the engine has ended, by `close` or by a fault; whether it has.
@@ -116,8 +119,7 @@ class Engine:
         Args:
             timeout: Seconds to wait at most; None waits for as long as it takes.
         """
-        self._thread.join(timeout)
-        return not self._thread.is_alive()
+        return self._ended.wait(timeout)
 
     def statistics(self) -> EngineStatistics:
         """What the engine has done and holds, as of its last step; from any thread."""
@@ -157,7 +159,7 @@ class Engine:
 
         self._command(done)
         while not done.wait(0.1):
-            if not self._thread.is_alive() and not done.is_set():
+            if self._ended.is_set() and not done.is_set():
                 raise EngineStoppedError("the engine has stopped")
 
     def close(self) -> None:
@@ -195,6 +197,9 @@ class Engine:
         try:
             try:
                 ranks = connect()
+                if isinstance(ranks, LaunchedRanks):
+                    loss = ranks.loss("its connection has closed")
+                    hold(ranks, lambda: self._abandon(scheduler, loss))
                 info, scheduler = start(path, name, options, ranks)
             except JangRuntimeError as its_error:
                 self._loaded.put(its_error)
@@ -214,6 +219,7 @@ class Engine:
             self._end(scheduler, error)
             # Without this a thread that used MLX can abort the process at exit.
             mx.clear_streams()
+            self._ended.set()
 
     def _serve(self, scheduler: Scheduler, ranks: Ranks) -> None:
         idle_steps = 0
@@ -263,6 +269,23 @@ class Engine:
 
     def _next(self) -> _Command:
         return self._commands.get_nowait()
+
+    def _abandon(self, scheduler: Scheduler | None, error: EngineStoppedError) -> None:
+        """Tell all that still wait, while the engine's thread waits in MLX for a rank that is gone.
+
+        In another thread, so nothing of MLX is touched.
+        """
+        if self._ended.is_set():
+            return
+        _log.error("%s", error)
+        with self._closing:
+            self._closed = True
+        self._loaded.put(error)
+        begun = () if scheduler is None else scheduler.open_tickets()
+        queued = [command for command in self._new_commands(0) if isinstance(command, Ticket)]
+        for ticket in (*begun, *queued):
+            ticket.fail(error)
+        self._ended.set()
 
     def _end(self, scheduler: Scheduler | None, error: EngineStoppedError) -> None:
         """Tell all that still wait, whether the engine was closed or its thread dies."""

@@ -5,6 +5,7 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Final, cast
@@ -16,6 +17,7 @@ from jang_runtime._events import Event
 from jang_runtime._memory import weights_wired
 from jang_runtime._options import EngineOptions
 from jang_runtime._ranks.group import LaunchedRanks, connect
+from jang_runtime._ranks.lifeline import hold
 from jang_runtime._ranks.start import start
 from jang_runtime._ranks.steps import Step, decode
 from jang_runtime._scheduler import Outside, Scheduler
@@ -44,10 +46,11 @@ def follow(path: Path, options: EngineOptions, drain_seconds: float) -> None:
     """
     failures: list[BaseException] = []
     signals: list[float] = []
+    losses: list[EngineStoppedError] = []
 
     def run() -> None:
         try:
-            _run(path, options)
+            _run(path, options, losses.append)
         # Raised again in the thread that waits.
         except BaseException as error:  # noqa: BLE001
             failures.append(error)
@@ -70,14 +73,17 @@ def follow(path: Path, options: EngineOptions, drain_seconds: float) -> None:
         if late or len(signals) > 1:
             # The thread is somewhere in MLX, which has no way to be stopped.
             os._exit(1)
+        if losses and thread.is_alive():
+            raise losses[0]
     if failures:
         raise failures[0]
 
 
-def _run(path: Path, options: EngineOptions) -> None:
+def _run(path: Path, options: EngineOptions, lose: Callable[[EngineStoppedError], None]) -> None:
     ranks = connect()
     if not isinstance(ranks, LaunchedRanks):
         raise EngineStoppedError("the engine has stopped: a rank above 0 found no others")
+    hold(ranks, lambda: lose(ranks.loss("its connection has closed")))
     _, scheduler = start(path, None, options, ranks)
     with weights_wired():
         idle_steps = 0

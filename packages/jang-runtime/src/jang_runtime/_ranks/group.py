@@ -159,6 +159,11 @@ class LaunchedRanks:
         """
         _stop(f"rank {self.rank} of {self.size} failed: {error}", error)
 
+    def loss(self, why: object) -> EngineStoppedError:
+        """What ends this rank when another one is gone."""
+        message = f"rank {self.rank} of {self.size} has lost another one: {why}"
+        return EngineStoppedError(f"the engine has stopped: {message}")
+
     def _exchange(self, decided: bytes, message: bytes) -> bytes:
         digest = hashlib.blake2b(decided, digest_size=_DIGEST_BYTES).digest()
         own = _HEAD.pack(digest, len(message)) + message[:_BEGINNING_BYTES]
@@ -182,7 +187,7 @@ class LaunchedRanks:
             # Not left to the conversion, which swallows what the ring says.
             mx.eval(received)  # pyright: ignore[reportUnknownMemberType] - open in the stubs
         except RuntimeError as error:
-            _stop(f"rank {self.rank} of {self.size} has lost another one: {error}", error)
+            raise self.loss(error) from error
         return np.array(received).tobytes()
 
 
