@@ -85,8 +85,9 @@ class Engine:
         self._closing = threading.Lock()
         self._closed = False
         self._statistics = EngineStatistics()
-        # Not the thread's own end, to which it may never come: see `_abandon`.
         self._ended = threading.Event()
+        # Whether it has ended but for its thread, which may never come to its end.
+        self._is_abandoned = False
         self._thread = threading.Thread(
             target=self._run,
             args=(path, name, self.options, connect),
@@ -98,7 +99,7 @@ class Engine:
         outcome = self._loaded.get()
         self.load_seconds = time.monotonic() - began
         if isinstance(outcome, JangRuntimeError):
-            self._ended.wait()
+            self.join()
             raise outcome
         self.info: ModelInfo = outcome
 
@@ -119,7 +120,10 @@ class Engine:
         Args:
             timeout: Seconds to wait at most; None waits for as long as it takes.
         """
-        return self._ended.wait(timeout)
+        has_ended = self._ended.wait(timeout)
+        if has_ended and not self._is_abandoned:
+            self._thread.join()
+        return has_ended
 
     def statistics(self) -> EngineStatistics:
         """What the engine has done and holds, as of its last step; from any thread."""
@@ -285,6 +289,7 @@ class Engine:
         queued = [command for command in self._new_commands(0) if isinstance(command, Ticket)]
         for ticket in (*begun, *queued):
             ticket.fail(error)
+        self._is_abandoned = True
         self._ended.set()
 
     def _end(self, scheduler: Scheduler | None, error: EngineStoppedError) -> None:
