@@ -53,6 +53,15 @@ struct Kernels {
   // which there are at most kMaxDotRows.
   void (*dots)(const Matrix& matrix, const Rows& x, int begin, int end, float* out,
                int64_t out_stride);
+  // Most rows of x that `strips` takes at once.
+  int strip_sums;
+  // `rows` rows of x as `strips` takes them: [columns, count], a multiple of 4 that has room for
+  // the rows. `out` has room for 16 more.
+  void (*interleave)(const float* x, int64_t stride, int rows, int columns, int count, float* out);
+  // out[i * out_stride + row] = matrix row . x row i, for rows begin to end of a packed matrix and
+  // `rows` interleaved rows of x.
+  void (*strips)(const Matrix& matrix, int begin, int end, const float* x, int count, int rows,
+                 float* out, int64_t out_stride);
   // Values of rows begin to end: [end - begin, stride], only the matrix's own columns.
   void (*dequantize)(const Matrix& matrix, int begin, int end, float* out, int64_t stride);
   // Values of kPanelRows rows from `begin` on and of `count` columns from `first` on, by column:

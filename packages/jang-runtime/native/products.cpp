@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <memory>
 #include <numeric>
 #include <vector>
 
@@ -13,15 +14,22 @@ namespace jang {
 namespace {
 
 constexpr int64_t kFewRows = 8;      // up to here codes are decoded again for each kMaxDotRows
+constexpr int64_t kDotRows = 2;      // up to here rows of packed matrices are no strips
+constexpr int64_t kStripRows = 32;   // up to here they are
+constexpr int kStripTask = 16;       // matrix rows that all passes multiply in turn
 constexpr int64_t kPanelCount = 256;  // rows of x that one panel is multiplied with
 // Multiplications that are worth another thread's while.
 constexpr int64_t kTaskSize = 1 << 17;
 
-// Memory that a thread keeps from one task to the next.
+// Memory that a thread keeps from one task to the next. Vectors across cache lines cost twice.
 float* scratch(size_t size) {
-  thread_local std::vector<float> memory;
-  if (memory.size() < size) memory.resize(size);
-  return memory.data();
+  struct Line {
+    alignas(64) float values[16];
+  };
+  thread_local std::vector<Line> memory;
+  const size_t lines = (size + 15) / 16;
+  if (memory.size() < lines) memory.resize(lines);
+  return memory.data()->values;
 }
 
 // Rows of x as the kernels want them for a matrix.
@@ -58,7 +66,7 @@ int64_t tasks_for(int64_t work, int64_t most) {
   const int64_t threads = thread_count();
   if (threads == 1) return 1;
   // A few tasks for each thread, so that none waits long for the slowest.
-  return std::clamp<int64_t>(std::min(work / kTaskSize, threads * 4), 1, most);
+  return std::clamp<int64_t>(std::min(work / kTaskSize, threads * 16), 1, most);
 }
 
 // A few rows: codes are decoded in registers.
@@ -74,6 +82,59 @@ void multiply_few(const Matrix& matrix, const PreparedRows& x, int64_t count, fl
       kernels().dots(matrix, x.some(first, some), begin, end, out + first * out_stride,
                      out_stride);
     }
+  });
+}
+
+// Some rows of x, interleaved in passes of at most kernels().strip_sums.
+class StripPasses {
+ public:
+  StripPasses(const float* x, int64_t stride, int64_t count, int columns) : count_(count) {
+    const int64_t most = kernels().strip_sums;
+    passes_ = (count + most - 1) / most;
+    const int64_t share = (count + passes_ - 1) / passes_;
+    rows_ = static_cast<int>((share + 3) / 4 * 4);
+    size_ = int64_t{columns} * rows_;
+    // A vector more: stores of the last column go beyond it.
+    memory_ = std::make_unique_for_overwrite<float[]>(static_cast<size_t>(passes_ * size_ + 16));
+    for (int64_t pass = 0; pass < passes_; ++pass) {
+      kernels().interleave(x + pass * rows_ * stride, stride, rows_of(pass), columns, rows_,
+                           memory_.get() + pass * size_);
+    }
+  }
+
+  // Rows begin to end of the matrix, times all of x.
+  void multiply(const Matrix& matrix, int begin, int end, float* out, int64_t out_stride) const {
+    for (int strip = begin; strip < end; strip += kStripTask) {
+      const int last = std::min(strip + kStripTask, end);
+      for (int64_t pass = 0; pass < passes_; ++pass) {
+        kernels().strips(matrix, strip, last, memory_.get() + pass * size_, rows_, rows_of(pass),
+                         out + pass * rows_ * out_stride, out_stride);
+      }
+    }
+  }
+
+ private:
+  int rows_of(int64_t pass) const {
+    return static_cast<int>(std::min<int64_t>(rows_, count_ - pass * rows_));
+  }
+
+  int64_t count_;
+  int64_t passes_;
+  int rows_;
+  int64_t size_;
+  std::unique_ptr<float[]> memory_;
+};
+
+// Some rows: codes are decoded in registers, with a matrix row in each lane.
+void multiply_strips(const Matrix& matrix, const float* x, int64_t stride, int64_t count,
+                     float* out, int64_t out_stride) {
+  const StripPasses passes(x, stride, count, matrix.columns);
+  const int64_t strips = (matrix.rows + kStripTask - 1) / kStripTask;
+  const int64_t tasks = tasks_for(int64_t{matrix.rows} * matrix.columns * count, strips);
+  parallel_for(tasks, [&](int64_t task) {
+    const int begin = static_cast<int>(strips * task / tasks) * kStripTask;
+    const int end = static_cast<int>(strips * (task + 1) / tasks) * kStripTask;
+    passes.multiply(matrix, begin, std::min(end, matrix.rows), out, out_stride);
   });
 }
 
@@ -134,7 +195,9 @@ struct ByMatrix {
 void multiply(const Matrix& matrix, const float* x, int64_t stride, int64_t count, float* out,
               int64_t out_stride) {
   if (count == 0) return;
-  if (count <= kFewRows) {
+  if (matrix.layout == Layout::packed && kDotRows < count && count <= kStripRows) {
+    multiply_strips(matrix, x, stride, count, out, out_stride);
+  } else if (count <= kFewRows) {
     multiply_few(matrix, PreparedRows(matrix, x, stride, count), count, out, out_stride);
   } else {
     multiply_many(matrix, x, stride, count, out, out_stride);
@@ -167,6 +230,9 @@ void multiply_gathered(const Matrix& stack, const float* x, int64_t repeat,
       const PreparedRows prepared(matrix, gathered.data(), columns, some);
       kernels().dots(matrix, prepared.some(0, static_cast<int>(some)), begin, end, result.data(),
                      rows);
+    } else if (matrix.layout == Layout::packed && some <= kStripRows) {
+      const StripPasses passes(gathered.data(), columns, some, matrix.columns);
+      passes.multiply(matrix, begin, end, result.data(), rows);
     } else {
       for (int panel = begin; panel < end; panel += kPanelRows) {
         multiply_panel(matrix, panel, std::min(kPanelRows, end - panel), gathered.data(), columns,

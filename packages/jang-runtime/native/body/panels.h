@@ -4,43 +4,14 @@
 
 #include <algorithm>
 #include <array>
-#include <bit>
 #include <utility>
 
 #include "body/dequantize.h"
+#include "body/groups.h"
 
 namespace jang::JANG_ISA {
 
-// Scales and offsets by group and row, for a value of 1 + code / 2^bits.
-struct GroupColumns {
-  alignas(64) float scales[kPanelColumns / kSmallestGroup][kPanelRows];
-  alignas(64) float offsets[kPanelColumns / kSmallestGroup][kPanelRows];
-};
-
 using PanelRows = std::array<int64_t, kPanelRows>;
-
-inline void group_columns(const Matrix& matrix, GroupTables& tables, const PanelRows& rows,
-                          int first, int count, GroupColumns& columns) {
-  const float steps = static_cast<float>(1 << matrix.bits);
-  for (int lane = 0; lane < kPanelRows; lane += Vec::width) {
-    for (int group = 0; group < count; group += Vec::width) {
-      Vec scales[Vec::width];
-      Vec offsets[Vec::width];
-      for (int r = 0; r < Vec::width; ++r) {
-        const int64_t place = rows[lane + r] * matrix.groups() + first + group;
-        scales[r] = mul(load(tables.scales.from(place)), broadcast(steps));
-        offsets[r] = sub(load(tables.biases.from(place)), scales[r]);
-      }
-      transpose(scales);
-      transpose(offsets);
-      const int some = std::min(Vec::width, count - group);
-      for (int g = 0; g < some; ++g) {
-        store(columns.scales[group + g] + lane, scales[g]);
-        store(columns.offsets[group + g] + lane, offsets[g]);
-      }
-    }
-  }
-}
 
 // The codes of one lane of each row, one column after the other.
 template <int bits, int... position>
@@ -52,9 +23,9 @@ inline void lane_columns(Words words, Vec scale, Vec offset, float* out,
 
 template <int bits>
 inline void packed_panel(const Matrix& matrix, const std::array<const uint8_t*, kPanelRows>& codes,
-                         const GroupColumns& groups, int first, int count, float* out) {
+                         const GroupColumns<kPanelRows>& groups, int first, int count, float* out) {
   constexpr int kInLane = codes_per_lane(bits);
-  const int group_shift = std::countr_zero(static_cast<unsigned>(matrix.group_size));
+  const int shift = group_shift(matrix);
   for (int lane = 0; lane < kPanelRows; lane += Vec::width) {
     for (int stripe = 0; stripe < count; stripe += kStripe<bits>) {
       Vec words[Vec::width];
@@ -66,7 +37,7 @@ inline void packed_panel(const Matrix& matrix, const std::array<const uint8_t*, 
       const int lanes = std::min(Vec::width, (count - stripe) / kInLane);
       for (int word = 0; word < lanes; ++word) {
         const int column = stripe + word * kInLane;
-        const int group = column >> group_shift;
+        const int group = column >> shift;
         lane_columns<bits>(words_of(words[word]), load(groups.scales[group] + lane),
                            load(groups.offsets[group] + lane), out + column * kPanelRows + lane,
                            std::make_integer_sequence<int, kInLane>{});
@@ -84,10 +55,8 @@ inline void packed_panel(const Matrix& matrix, const PanelRows& rows, int first,
   for (int r = 0; r < kPanelRows; ++r) {
     codes[r] = row_codes[r].of(matrix.codes + rows[r] * bytes, bytes, matrix.codes_end);
   }
-  GroupTables tables(matrix, rows.back() + 1);
-  GroupColumns columns;
-  group_columns(matrix, tables, rows, first / matrix.group_size, count / matrix.group_size,
-                columns);
+  GroupColumns<kPanelRows> columns;
+  group_columns(matrix, rows, first / matrix.group_size, count / matrix.group_size, columns);
   switch (matrix.bits) {
     case 2: return packed_panel<2>(matrix, codes, columns, first, count, out);
     case 3: return packed_panel<3>(matrix, codes, columns, first, count, out);

@@ -6,6 +6,7 @@
 #include "body/functions.h"
 #include "body/panels.h"
 #include "body/products.h"
+#include "body/strips.h"
 #include "body/tiles.h"
 
 namespace jang::JANG_ISA {
@@ -16,6 +17,9 @@ inline Kernels table(const char* name) {
       .rows_shape = rows_shape,
       .prepare = prepare,
       .dots = dots,
+      .strip_sums = kStripSums,
+      .interleave = interleave,
+      .strips = strips,
       .dequantize = dequantize,
       .panel = panel,
       .tile_dots = tile_dots,

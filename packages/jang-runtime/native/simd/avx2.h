@@ -21,6 +21,8 @@ constexpr int kTileColumns = 4;
 // Those of a tile that is summed over rows of w: rows of x by vectors.
 constexpr int kSumRows = 6;
 constexpr int kSumPieces = 2;
+// Rows of x that are multiplied with a vector of matrix rows at once: 8 or 16.
+constexpr int kStripSums = 8;
 
 inline Vec zero() { return {_mm256_setzero_ps()}; }
 inline Vec broadcast(float value) { return {_mm256_set1_ps(value)}; }

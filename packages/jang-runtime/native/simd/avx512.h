@@ -20,6 +20,8 @@ constexpr int kTileColumns = 4;
 // Those of a tile that is summed over rows of w: rows of x by vectors.
 constexpr int kSumRows = 8;
 constexpr int kSumPieces = 2;
+// Rows of x that are multiplied with a vector of matrix rows at once: 8 or 16.
+constexpr int kStripSums = 16;
 
 inline Vec zero() { return {_mm512_setzero_ps()}; }
 inline Vec broadcast(float value) { return {_mm512_set1_ps(value)}; }

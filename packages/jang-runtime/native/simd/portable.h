@@ -21,6 +21,8 @@ constexpr int kTileColumns = 4;
 // Those of a tile that is summed over rows of w: rows of x by vectors.
 constexpr int kSumRows = 2;
 constexpr int kSumPieces = 4;
+// Rows of x that are multiplied with a vector of matrix rows at once: 8 or 16.
+constexpr int kStripSums = 8;
 
 template <class Function>
 inline Vec each(Function function) {
