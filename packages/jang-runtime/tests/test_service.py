@@ -513,23 +513,28 @@ def engine_logits_piece() -> Any:
     return Prefill.advance
 
 
-def test_a_long_prompt_does_not_stall_a_stream_that_runs(stub: Stub) -> None:
+def test_a_long_prompt_does_not_stall_a_stream_that_runs(engine: Engine, serving: Serving) -> None:
     tokens: list[float] = []
 
     def follow() -> None:
         for event in running:
             tokens.extend([time.monotonic()] * len(event.delta.token_ids))
 
-    running = stub.GenerateStream(pb.GenerateStreamRequest(prompt=text("y"), stopping=ENDLESS))
-    next(running)
-    follower = threading.Thread(target=follow)
-    follower.start()
-    begun = time.monotonic()
-    long_prompt = pb.GenerateStreamRequest(prompt=text("fresh" * 100), stopping=long(1))
-    events = stub.GenerateStream(long_prompt)
-    next(event for event in events if event.WhichOneof("event") == "delta")
-    ended = time.monotonic()
-    follower.join()
+    with (
+        serving(engine, ServiceOptions(delta_seconds=0)) as server,
+        grpc.insecure_channel(server.address) as channel,
+    ):
+        stub = Stub(channel)
+        running = stub.GenerateStream(pb.GenerateStreamRequest(prompt=text("y"), stopping=ENDLESS))
+        next(running)
+        follower = threading.Thread(target=follow)
+        follower.start()
+        begun = time.monotonic()
+        long_prompt = pb.GenerateStreamRequest(prompt=text("fresh" * 100), stopping=long(1))
+        events = stub.GenerateStream(long_prompt)
+        next(event for event in events if event.WhichOneof("event") == "delta")
+        ended = time.monotonic()
+        follower.join()
     # 499 tokens come in pieces of 64, with a token for the other between any two.
     assert len([at for at in tokens if begun < at < ended]) >= 6
     assert len(tokens) == 500

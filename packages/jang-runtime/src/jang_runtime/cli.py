@@ -45,6 +45,7 @@ from jang_runtime._requests import GenerationRequest, Logprobs, Sampling, Stoppi
 from jang_runtime._service.command_options import (
     AuthTokensOption,
     CacheMemoryOption,
+    DeltaSecondsOption,
     DrainSecondsOption,
     InsecureOption,
     ListenOption,
@@ -219,6 +220,7 @@ def serve(
     max_message: MaxMessageOption = ServiceOptions.max_message_bytes // 10**6,
     cache_memory: CacheMemoryOption = None,
     prefix_cache: PrefixCacheOption = EngineOptions.prefix_cache_bytes // 10**6,
+    delta_seconds: DeltaSecondsOption = ServiceOptions.delta_seconds,
     drain_seconds: DrainSecondsOption = ServiceOptions.drain_seconds,
     sharding: ShardingOption = EngineOptions.sharding,
     threads: ThreadsOption = None,
@@ -246,6 +248,7 @@ def serve(
             max_prompt_tokens=max_prompt_tokens,
             max_tokens=max_tokens,
             max_message_bytes=max_message * 10**6,
+            delta_seconds=delta_seconds,
             drain_seconds=drain_seconds,
         )
         engine_options = EngineOptions(

@@ -82,6 +82,16 @@ LogPromptsOption = Annotated[
         "--log-prompts", help="Write the texts of prompts to the log.", rich_help_panel=_OPERATION
     ),
 ]
+DeltaSecondsOption = Annotated[
+    float,
+    typer.Option(
+        "--delta-seconds",
+        min=0,
+        max=10,
+        help="Tokens that come so soon after a message wait for the next one; 0 sends each.",
+        rich_help_panel=_OPERATION,
+    ),
+]
 DrainSecondsOption = Annotated[
     float,
     typer.Option(

@@ -17,15 +17,20 @@ _LOGPROB_BYTES: Final = 128
 class Mailbox:
     """A bounded buffer; made on the event loop of its reader.
 
-    Deltas that wait are handed out as one. Their reader is given up when more than `limit` bytes of
-    them wait; logits are not computed while some wait, if the engine asks `has_room`.
+    Deltas that wait are handed out as one, and wait for `pause` seconds after another one: each
+    message wakes threads of server and client, which take the processor from the model. Their
+    reader is given up when more than `limit` bytes of them wait; logits are not computed while some
+    wait, if the engine asks `has_room`.
 
     Args:
         limit: Bytes of deltas.
+        pause: Seconds after a delta in which others wait; whatever else comes ends the pause.
     """
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, pause: float = 0.0) -> None:
         self._limit = limit
+        self._pause = pause
+        self._is_paused = False
         self._loop = asyncio.get_running_loop()
         self._arrived = asyncio.Event()
         self._lock = threading.Lock()
@@ -55,8 +60,9 @@ class Mailbox:
             self._logits += isinstance(event, Logits)
             if not self._has_overflowed:
                 self._events.append(event)
-            announce = not self._is_announced
-            self._is_announced = True
+            waits = self._is_paused and isinstance(event, Delta) and not self._has_overflowed
+            announce = not self._is_announced and not waits
+            self._is_announced |= announce
         # The loop is closed if the server ended before the engine.
         if announce and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._arrived.set)
@@ -82,9 +88,19 @@ class Mailbox:
             if not self._events:
                 self._arrived.clear()
                 self._is_announced = False
+                self._is_paused = self._pause > 0 and isinstance(event, Delta)
+                if self._is_paused:
+                    self._loop.call_later(self._pause, self._end_pause)
         if isinstance(event, Logits):
             self._wake()
         return event
+
+    def _end_pause(self) -> None:
+        with self._lock:
+            self._is_paused = False
+            self._is_announced = bool(self._events)
+        if self._is_announced:
+            self._arrived.set()
 
     def _next(self) -> Event:
         event = self._events.popleft()

@@ -24,6 +24,8 @@ class ServiceOptions:
         max_tokens: To generate; None means the model's context.
         max_message_bytes: Of a message to the server.
         max_unread_bytes: Of results that one caller has not read yet.
+        delta_seconds: In which tokens that follow a message of a stream wait for the next one; the
+            first token and the end never wait. 0 sends every token by itself.
         drain_seconds: For requests under way to end when the server is to end.
     """
 
@@ -38,6 +40,7 @@ class ServiceOptions:
     max_tokens: int | None = None
     max_message_bytes: int = 16 * 2**20
     max_unread_bytes: int = 4 * 2**20
+    delta_seconds: float = 0.04
     drain_seconds: float = 30.0
 
 
@@ -53,6 +56,8 @@ def check_service_options(options: ServiceOptions) -> None:
             raise InvalidRequestError(name, value, "1 or more")
     if not 1024 <= options.max_message_bytes < 2**31:
         raise InvalidRequestError("max_message_bytes", options.max_message_bytes, "1024 to 2**31-1")
+    if not 0 <= options.delta_seconds <= 10:
+        raise InvalidRequestError("delta_seconds", options.delta_seconds, "0 to 10")
     if not 0 <= options.drain_seconds < float("inf"):
         raise InvalidRequestError("drain_seconds", options.drain_seconds, "0 or more")
 

@@ -49,7 +49,7 @@ async def run(served: Served, request: Request) -> AsyncGenerator[Event]:
         call.prompt_text = _prompt_text(request) if served.options.log_prompts else None
         tokens = await served.texts.in_tokens(_within(request, served.limits))
         _check_tokens(tokens, served.limits)
-        mailbox = Mailbox(served.options.max_unread_bytes)
+        mailbox = Mailbox(served.options.max_unread_bytes, served.options.delta_seconds)
         ticket = served.engine.submit(tokens, mailbox.put, mailbox.has_room)
         mailbox.bind(ticket.cancel, ticket.wake)
         entry.bind(ticket.cancel)

@@ -1,0 +1,75 @@
+"""Deltas that come soon after another wait for each other; nothing else does."""
+
+import asyncio
+
+import pytest
+
+from jang_runtime._errors import SlowReaderError
+from jang_runtime._events import Delta, Event, Finished, FinishReason, Timings
+from jang_runtime._service.mailbox import Mailbox
+
+HOUR = 3600.0
+END = Finished(FinishReason.EOS, None, 1, 3, Timings(0, 0, 0))
+
+
+def delta(token: int) -> Delta:
+    return Delta(text=chr(token), token_ids=(token,))
+
+
+async def turns_of_the_loop() -> None:
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+def test_the_first_token_and_the_end_never_wait_and_bring_along_what_does() -> None:
+    async def read() -> list[Event]:
+        mailbox = Mailbox(limit=10_000, pause=HOUR)
+        mailbox.put(delta(65))
+        seen = [await mailbox.get()]
+        following = asyncio.ensure_future(mailbox.get())
+        for token in (66, 67):
+            mailbox.put(delta(token))
+            await turns_of_the_loop()
+        assert not following.done()
+        mailbox.put(END)
+        seen += [await following, await mailbox.get()]
+        return seen
+
+    seen = asyncio.run(read())
+    assert seen == [delta(65), Delta(text="BC", token_ids=(66, 67)), END]
+
+
+def test_a_token_that_waits_comes_when_the_pause_is_over() -> None:
+    async def read() -> Event:
+        mailbox = Mailbox(limit=10_000, pause=0.01)
+        mailbox.put(delta(65))
+        await mailbox.get()
+        mailbox.put(delta(66))
+        return await asyncio.wait_for(mailbox.get(), 60)
+
+    assert asyncio.run(read()) == delta(66)
+
+
+def test_without_a_pause_every_token_comes_by_itself() -> None:
+    async def read() -> list[Event]:
+        mailbox = Mailbox(limit=10_000, pause=0)
+        seen: list[Event] = []
+        for token in (65, 66, 67):
+            mailbox.put(delta(token))
+            seen.append(await mailbox.get())
+        return seen
+
+    assert asyncio.run(read()) == [delta(65), delta(66), delta(67)]
+
+
+def test_a_reader_that_is_too_slow_is_told_during_a_pause_too() -> None:
+    async def read() -> None:
+        mailbox = Mailbox(limit=200, pause=HOUR)
+        mailbox.put(delta(65))
+        await mailbox.get()
+        for token in range(66, 80):
+            mailbox.put(delta(token))
+        with pytest.raises(SlowReaderError):
+            await asyncio.wait_for(mailbox.get(), 60)
+
+    asyncio.run(read())
