@@ -1,8 +1,8 @@
 """Runs programs that nobody has read, where they can do no harm.
 
 On Linux a program gets namespaces of its own: no network, no other processes, read-only libraries
-of Python, and one directory in memory; see `_sandbox_child.py`. Elsewhere, or where the kernel does
-not allow that, there are limits alone, and only if the user says so.
+of Python, one directory in memory, and fewer system calls; see `_sandbox_child.py`. Elsewhere, or
+where the kernel does not allow that, there are limits alone, and only if the user says so.
 """
 
 import json
@@ -20,6 +20,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, Final, cast
 
 from jang_eval._errors import SandboxError
+from jang_eval._forbidden_calls import build_filter
 
 _CHILD: Final = Path(__file__).with_name("_sandbox_child.py")
 # What starting and ending may take on a busy machine, besides the program's own time.
@@ -27,7 +28,7 @@ _OVERHEAD_SECONDS: Final = 60.0
 # Users of their own for programs, if we are the superuser; nobody has such numbers.
 _FIRST_USER, _USERS = 1_900_000_000, 1 << 24
 _SIGNALS: Final = {each.value: each.name for each in signal.Signals}
-_ANSWER: Final = {"said", "status", "seconds"}
+_ANSWER: Final = {"said", "stopped", "status", "seconds"}
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,8 @@ class Limits:
     Attributes:
         seconds: Of wall time.
         cpu_seconds: Of each process.
-        memory_bytes: Address space of each process.
+        memory_bytes: Of all processes together (what they share counts for each of them; on Linux
+            alone), and address space of each.
         processes: And threads, together.
         file_bytes: Of all files in its directory; without namespaces, of each file.
         files: In its directory, and open in each process.
@@ -95,7 +97,7 @@ def find_sandbox(limits: Limits | None = None) -> Sandbox:
     """Find out whether this machine has a sandbox that keeps programs in.
 
     It is tried: a program in it must find Python's library, and must not reach a listener of ours
-    nor write to a directory of ours.
+    nor write to a directory of ours, nor keep memory that is in no process.
 
     Raises:
         SandboxError: There is none; the message says why.
@@ -132,12 +134,13 @@ import decimal, hashlib, os, random, socket
 for attempt in (
     lambda: open({file!r}, "w"),
     lambda: socket.create_connection({address!r}, timeout=1),
+    lambda: os.memfd_create("kept"),
 ):
     try:
         attempt()
     except OSError:
         continue
-    raise RuntimeError("a program can get out")
+    raise RuntimeError("a program can get out, or keep memory")
 """
 
 
@@ -164,6 +167,7 @@ def run_program(sandbox: Sandbox, program: str) -> ProgramRun:
             "token": token,
             "directory": directory,
             "namespaces": sandbox.namespaces,
+            "filter": build_filter().hex() if sandbox.namespaces else None,
             "user": _own_user(),
             "prefixes": _prefixes(),
             "limits": asdict(sandbox.limits),
@@ -214,13 +218,21 @@ def _answer(output: bytes) -> dict[str, Any]:
         answer = None
     if isinstance(answer, dict) and ("trouble" in answer or answer.keys() >= _ANSWER):
         return cast(dict[str, Any], answer)
-    return {"said": "", "status": 0, "seconds": 0.0}
+    return {"said": "", "stopped": "", "status": 0, "seconds": 0.0}
+
+
+_STOPPED: Final = {
+    "timeout": "still running after {limits.seconds:g} s",
+    "memory": "its processes had more than {limits.memory_bytes} bytes together",
+}
 
 
 def _judged(answer: dict[str, Any], token: str, limits: Limits) -> ProgramRun:
     said, status, seconds = answer["said"], answer["status"], round(answer["seconds"], 3)
-    if status is None:
-        return ProgramRun("timeout", f"still running after {limits.seconds:g} s", seconds)
+    # Without namespaces a program may have written anything there.
+    stopped = str(answer["stopped"])
+    if stopped in _STOPPED:
+        return ProgramRun(stopped, _STOPPED[stopped].format(limits=limits), seconds)
     if said.startswith(token):
         return ProgramRun("", "", seconds)
     if status == -signal.SIGXCPU:

@@ -1,8 +1,9 @@
 """Runs one program inside the sandbox; `_sandbox.py` starts it with the job as JSON on stdin.
 
 Three processes. The first makes the namespaces. The second, the supervisor, is process 1 in them:
-the kernel ends all others with it, and none of them can signal it. The third is limited, has no
-rights left, and runs the program. Without namespaces the first is the supervisor.
+the kernel ends all others with it, and none of them can signal it. It adds up the memory of all
+others. The third is limited, has no rights left, and runs the program. Without namespaces the first
+is the supervisor.
 
 Nothing of jang_eval is imported here: this runs in a Python with the standard library alone.
 """
@@ -12,6 +13,7 @@ import json
 import os
 import resource
 import signal
+import struct
 import sys
 import time
 from contextlib import suppress
@@ -28,7 +30,8 @@ _MNT_DETACH: Final = 2
 _SYS_MOUNT_SETATTR: Final = 442  # the same on every architecture
 _AT_FDCWD, _AT_RECURSIVE = -100, 0x8000
 _MOUNT_ATTR_RDONLY, _MOUNT_ATTR_NOSUID, _MOUNT_ATTR_NODEV = 1, 2, 4
-_PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS = 1, 38
+_PR_SET_PDEATHSIG, _PR_SET_SECCOMP, _PR_SET_NO_NEW_PRIVS = 1, 22, 38
+_SECCOMP_MODE_FILTER: Final = 2
 _CAPABILITY_VERSION_3: Final = 0x20080522
 
 # Where the standard library's own libraries are; the interpreter's directories come with the job.
@@ -42,17 +45,23 @@ _LIBRARIES: Final = (
     "/etc/ld.so.cache",
 )
 _INNER_ROOT: Final = "/inner"
+_PROC_DIRECTORY: Final = "/proc"
 _CODE_DIRECTORY: Final = "/code"
-_SAID_MAX: Final = 4096
+_SAID_MAX, _STATUS_MAX = 4096, 1 << 14
 _TEXT_MAX: Final = 500
 _KINDS: Final = {"AssertionError": "assertion", "MemoryError": "memory", "SystemExit": "exit"}
 _POLL_SECONDS: Final = 0.005
+# Of a processor, for adding up memory; where /proc has all the machine's processes it takes long.
+_WATCH_SHARE: Final = 0.2
+# Lines of /proc/PID/status. Mapped files are not among them: the libraries' are everybody's.
+_MEMORY_FIELDS: Final = (b"RssAnon", b"RssShmem", b"VmSwap")
 
 
 def main() -> None:
     """Take the job from stdin, and write what came of it to stdout."""
     job = json.loads(sys.stdin.buffer.read())
     null = os.open(os.devnull, os.O_RDWR)
+    processes = _open_directory(_PROC_DIRECTORY) if sys.platform == "linux" else None
     try:
         if job["namespaces"]:
             _enter_namespaces()
@@ -63,10 +72,10 @@ def main() -> None:
             _call("prctl", _PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
             # The program's group, which it may kill, is not that of the first process.
             os.setsid()
-            _build_root(job)
+            processes = _build_root(job) or processes
         elif job["user"] is not None:
             os.chown(job["directory"], job["user"], job["user"])
-        answer = _supervise(job, null)
+        answer = _supervise(job, null, processes)
     except (OSError, ValueError) as error:
         answer = {"trouble": str(error)}
     os.write(1, json.dumps(answer).encode())
@@ -98,8 +107,13 @@ def _enter_namespaces() -> None:
             file.write(content)
 
 
-def _build_root(job: dict[str, Any]) -> None:
-    """Makes a root with Python and its libraries, read-only, and one directory to write to."""
+def _build_root(job: dict[str, Any]) -> int | None:
+    """Makes a root with Python and its libraries, read-only, and one directory to write to.
+
+    Returns:
+        A descriptor of a /proc that has the namespace's processes alone; None where there may be
+        none, which is so in most containers.
+    """
     root, limits = job["directory"], job["limits"]
     _call("mount", None, b"/", None, _MS_REC | _MS_PRIVATE, None)
     plain = _MS_NOSUID | _MS_NODEV
@@ -114,6 +128,7 @@ def _build_root(job: dict[str, Any]) -> None:
     _call("mount", b"tmpfs", directory.encode(), b"tmpfs", plain | _MS_NOEXEC, options.encode())
     if job["user"] is not None:
         os.chown(directory, job["user"], job["user"])
+    processes = _mount_proc(root + _PROC_DIRECTORY)
     _seal(root, 0)
     os.chdir(root)
     _call("pivot_root", b".", b".")
@@ -122,6 +137,24 @@ def _build_root(job: dict[str, Any]) -> None:
     os.chroot(_INNER_ROOT)
     os.chdir("/")
     job["directory"] = _CODE_DIRECTORY
+    return processes
+
+
+def _mount_proc(path: str) -> int | None:
+    os.mkdir(path)
+    try:
+        flags = _MS_NOSUID | _MS_NODEV | _MS_NOEXEC
+        _call("mount", b"proc", path.encode(), b"proc", flags, None)
+    except OSError:
+        return None
+    processes = _open_directory(path)
+    # The descriptor keeps it; nothing finds it by a path.
+    _call("umount2", path.encode(), _MNT_DETACH)
+    return processes
+
+
+def _open_directory(path: str) -> int:
+    return os.open(path, os.O_RDONLY | os.O_DIRECTORY)
 
 
 def _expose(root: str, path: str) -> None:
@@ -149,13 +182,15 @@ def _seal(path: str, flags: int) -> None:
     _call("syscall", _SYS_MOUNT_SETATTR, _AT_FDCWD, path.encode(), flags, bytes(attributes), 32)
 
 
-def _supervise(job: dict[str, Any], null: int) -> dict[str, Any]:
-    """Runs the program in a child until it ends, or its time does."""
+def _supervise(job: dict[str, Any], null: int, processes: int | None) -> dict[str, Any]:
+    """Runs the program in a child until it ends, or its time or its memory does."""
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
         try:
             os.close(reader)
+            if processes is not None:
+                os.close(processes)
             for descriptor in (0, 1, 2):
                 os.dup2(null, descriptor)
             os.close(null)
@@ -165,8 +200,8 @@ def _supervise(job: dict[str, Any], null: int) -> dict[str, Any]:
             os._exit(0)
     os.close(writer)
     begun = time.monotonic()
-    status = _wait(child, begun + job["limits"]["seconds"])
-    if status is None:
+    stopped, status = _wait(child, job["limits"], processes)
+    if stopped:
         os.kill(child, signal.SIGKILL)
     os.set_blocking(reader, False)
     said = b""
@@ -174,6 +209,7 @@ def _supervise(job: dict[str, Any], null: int) -> dict[str, Any]:
         said = os.read(reader, _SAID_MAX)
     return {
         "said": said.decode(errors="replace"),
+        "stopped": stopped,
         "status": status,
         "seconds": time.monotonic() - begun,
     }
@@ -188,14 +224,46 @@ def _confined_run(job: dict[str, Any]) -> bytes:
     return _execute(job["program"], job["token"])
 
 
-def _wait(child: int, deadline: float) -> int | None:
-    """The child's exit status, below 0 for a signal's number; None if it is still running then."""
-    while time.monotonic() < deadline:
+def _wait(child: int, limits: dict[str, Any], processes: int | None) -> tuple[str, int]:
+    """Why the child had to be stopped, or "" and its exit status, below 0 for a signal's number."""
+    deadline = time.monotonic() + limits["seconds"]
+    while (now := time.monotonic()) < deadline:
+        if processes is not None and _memory_below(processes) > limits["memory_bytes"]:
+            return "memory", 0
         pid, status = os.waitpid(child, os.WNOHANG)
         if pid:
-            return os.waitstatus_to_exitcode(status)
-        time.sleep(_POLL_SECONDS)
-    return None
+            return "", os.waitstatus_to_exitcode(status)
+        time.sleep(max(_POLL_SECONDS, (time.monotonic() - now) / _WATCH_SHARE))
+    return "timeout", 0
+
+
+def _memory_below(processes: int) -> int:
+    """Bytes that this process's descendants have; what they share counts for each of them."""
+    own = int(os.readlink("self", dir_fd=processes))
+    parents: dict[int, int] = {}
+    memory: dict[int, int] = {}
+    for name in os.listdir(processes):
+        # Not those that have ended in the meantime, nor those that are nobody's business.
+        with suppress(OSError):
+            if name.isdecimal():
+                fields = _status(processes, name)
+                parents[int(name)] = int(fields[b"PPid"])
+                kilobytes = (fields.get(each, b"0 kB").split()[0] for each in _MEMORY_FIELDS)
+                memory[int(name)] = sum(map(int, kilobytes)) * 1024
+    below = {own}
+    while more := {pid for pid, parent in parents.items() if parent in below} - below:
+        below |= more
+    return sum(memory[pid] for pid in below - {own})
+
+
+def _status(processes: int, pid: str) -> dict[bytes, bytes]:
+    """The lines of a process's status in a /proc."""
+    file = os.open(f"{pid}/status", os.O_RDONLY, dir_fd=processes)
+    try:
+        lines = os.read(file, _STATUS_MAX).splitlines()
+    finally:
+        os.close(file)
+    return {name: value for name, _, value in (line.partition(b":") for line in lines)}
 
 
 def _confine(job: dict[str, Any]) -> None:
@@ -211,6 +279,8 @@ def _confine(job: dict[str, Any]) -> None:
         _call("capset", bytes(header), bytes(24))
     if sys.platform == "linux":
         _call("prctl", _PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    if job["filter"] is not None:
+        _forbid_calls(bytes.fromhex(job["filter"]))
     limits = job["limits"]
     wanted = {
         resource.RLIMIT_NPROC: limits["processes"],
@@ -224,6 +294,13 @@ def _confine(job: dict[str, Any]) -> None:
         resource.setrlimit(name, (value, value))
     # The softer limit's signal, SIGXCPU, says why; SIGKILL comes to who does not hear it.
     resource.setrlimit(resource.RLIMIT_CPU, (limits["cpu_seconds"], limits["cpu_seconds"] + 1))
+
+
+def _forbid_calls(code: bytes) -> None:
+    """Has the kernel refuse some system calls to this process and all that it starts."""
+    instructions = ctypes.create_string_buffer(code, len(code))
+    program = struct.pack("HP", len(code) // 8, ctypes.addressof(instructions))
+    _call("prctl", _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, program, 0, 0)
 
 
 def _execute(program: str, token: str) -> bytes:

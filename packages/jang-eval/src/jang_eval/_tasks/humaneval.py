@@ -8,12 +8,14 @@ import gzip
 import hashlib
 import json
 import math
+import os
 import zlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from threading import BoundedSemaphore
 from typing import Any, Final, cast
 
 import numpy as np
@@ -24,7 +26,8 @@ from jang_eval._sandbox import Sandbox, run_program
 from jang_eval._statistics import bootstrap_of_means, wilson
 from jang_eval._target import Target
 
-TASK_VERSION: Final = 1
+# 2: the limit of memory is that of all of a program's processes together.
+TASK_VERSION: Final = 2
 STOP_STRINGS: Final = ("\nclass", "\ndef", "\n#", "\nif", "\nprint")
 MAX_TOKENS: Final = 1024
 # Of samples; greedy answers have no use for it.
@@ -167,12 +170,15 @@ def task(
             for problem in problems[:limit]
             for n in range(sampling.samples)
         ],
-        ask=partial(_ask, sampling, sandbox),
+        # As many at a time as there are processors, or their time runs out while they wait.
+        ask=partial(_ask, sampling, sandbox, BoundedSemaphore(os.cpu_count() or 1)),
         aggregate=partial(_aggregate, sampling.seed),
     )
 
 
-def _ask(sampling: Sampling, sandbox: Sandbox, target: Target, item: Item) -> Outcome:
+def _ask(
+    sampling: Sampling, sandbox: Sandbox, running: BoundedSemaphore, target: Target, item: Item
+) -> Outcome:
     problem = cast(Problem, item.content)
     drawn = sampling.temperature > 0
     completion = target.complete_text(
@@ -183,7 +189,8 @@ def _ask(sampling: Sampling, sandbox: Sandbox, target: Target, item: Item) -> Ou
         top_p=TOP_P if drawn else None,
         seed=_seed(sampling.seed, item.id) if drawn else None,
     )
-    run = run_program(sandbox, build_program(problem, completion.text))
+    with running:
+        run = run_program(sandbox, build_program(problem, completion.text))
     return Outcome(
         item.id,
         item.group,
