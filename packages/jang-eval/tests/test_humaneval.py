@@ -221,6 +221,20 @@ def test_samples_are_drawn_each_with_its_seed_and_give_pass_at_k(
 
 
 @pytest.mark.usefixtures("sandbox")
+def test_samples_of_which_none_passes_are_no_proof_that_none_can(
+    model: tuple[Model, str], data: Path
+) -> None:
+    model[0].answer = lambda request: "    return None"
+    options = ("--allow-code-execution", "--samples", "2", "--temperature", "0.8", "--json")
+    result = run(model[1], data, *options)
+    assert result.exit_code == 0, result.stderr
+    interval = wilson(0, 2)
+    for metric in json.loads(result.stdout)["metrics"]:
+        assert metric["value"] == 0
+        assert metric["interval"] == {"low": interval.low, "high": interval.high}
+
+
+@pytest.mark.usefixtures("sandbox")
 def test_a_limit_takes_the_first_problems_and_the_table_shows_the_interval(
     model: tuple[Model, str], data: Path
 ) -> None:

@@ -10,6 +10,7 @@ from jang_eval._statistics import (
     block_bootstrap,
     bootstrap_of_means,
     bootstrap_of_quantiles,
+    interval_of_share,
     sign_flip_tests,
     sign_test,
     wilson,
@@ -48,6 +49,17 @@ def test_an_interval_of_blocks_holds_the_truth_as_often_as_it_says() -> None:
         naive += abs(values.mean()) <= half
     assert held >= 86
     assert naive < 50
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_a_share_that_is_the_same_everywhere_is_as_sure_as_there_are_blocks(share: float) -> None:
+    counts = np.array([40.0, 3.0, 7.0, 19.0])
+    assert interval_of_share(share * counts, counts, seed=0) == wilson(round(share * 4), 4)
+
+
+def test_any_other_share_is_drawn_anew_by_blocks() -> None:
+    sums, counts = np.array([40.0, 3.0, 6.0, 19.0]), np.array([40.0, 3.0, 7.0, 19.0])
+    assert interval_of_share(sums, counts, seed=2) == bootstrap_of_means(sums, counts, seed=2)
 
 
 def test_the_two_bootstraps_of_a_mean_are_one() -> None:

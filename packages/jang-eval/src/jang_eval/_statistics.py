@@ -79,6 +79,18 @@ def bootstrap_of_means(sums: Doubles, counts: Doubles, seed: int) -> Interval:
     return Interval(float(low), float(high))
 
 
+def interval_of_share(sums: Doubles, counts: Doubles, seed: int) -> Interval:
+    """`bootstrap_of_means` of values from 0 to 1, also where all of them are 0, or all 1.
+
+    There every draw gives the same, which would say that nothing else can be. Blocks are then
+    taken as single answers, by Wilson's interval: values within one are not independent.
+    """
+    for none_or_all in (0.0, 1.0):
+        if np.array_equal(sums, none_or_all * counts):
+            return wilson(round(none_or_all * len(sums)), len(sums))
+    return bootstrap_of_means(sums, counts, seed)
+
+
 def bootstrap_of_quantiles(
     values: Doubles, block: npt.NDArray[np.int64], shares: Sequence[float], seed: int
 ) -> list[Interval]:

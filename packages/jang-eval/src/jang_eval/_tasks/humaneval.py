@@ -23,10 +23,11 @@ import numpy as np
 from jang_eval._errors import DataError, OptionError
 from jang_eval._evaluation import Item, Metric, Outcome, Task
 from jang_eval._sandbox import Sandbox, run_program
-from jang_eval._statistics import bootstrap_of_means, wilson
+from jang_eval._statistics import interval_of_share, wilson
 from jang_eval._target import Target
 
-# 2: the limit of memory is that of all of a program's processes together.
+# 2: the limit of memory is that of all of a program's processes together; samples that all pass, or
+# none, have an interval.
 TASK_VERSION: Final = 2
 STOP_STRINGS: Final = ("\nclass", "\ndef", "\n#", "\nif", "\nprint")
 MAX_TOKENS: Final = 1024
@@ -238,7 +239,7 @@ def _aggregate(seed: int, outcomes: Sequence[Outcome]) -> list[Metric]:
     for k in sorted({*(k for k in _KS if k <= samples), samples}):
         shares = np.array([pass_at_k(samples, sum(each), k) for each in passed.values()])
         # Answers to one problem are not independent; problems are.
-        interval = bootstrap_of_means(shares, np.ones_like(shares), seed)
+        interval = interval_of_share(shares, np.ones_like(shares), seed)
         metrics.append(
             Metric(f"pass@{k}", float(shares.mean()), interval, "", "higher", len(shares))
         )

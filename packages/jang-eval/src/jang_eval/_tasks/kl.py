@@ -20,6 +20,7 @@ from jang_eval._statistics import (
     bootstrap_of_means,
     bootstrap_of_quantiles,
     exponential,
+    interval_of_share,
 )
 from jang_eval._target import Target
 from jang_eval._windows import (
@@ -34,7 +35,8 @@ from jang_eval._windows import (
 )
 
 # 2: whether the text's next token is the most likely one to either.
-TASK_VERSION: Final = 2
+# 3: intervals of shares that are 0 or 1.
+TASK_VERSION: Final = 3
 
 _QUANTILES: Final = {"median": 0.5, "p90": 0.9, "p99": 0.99, "p99.9": 0.999}
 _CONFIDENCES: Final = (0.0, 0.25, 0.5, 0.75, 0.95, 1.0)
@@ -136,6 +138,7 @@ def metrics(outcomes: Sequence[Outcome], blocks: Sequence[str], seed: int) -> li
         better: str,
         transform: Callable[[float], float] = float,
         where: Doubles | None = None,
+        interval_of: Callable[[Doubles, Doubles, int], Interval] = bootstrap_of_means,
     ) -> Metric:
         chosen = np.ones(len(values), np.bool_) if where is None else where.astype(np.bool_)
         counts = np.bincount(block[chosen], minlength=len(places)).astype(np.float64)
@@ -143,10 +146,13 @@ def metrics(outcomes: Sequence[Outcome], blocks: Sequence[str], seed: int) -> li
         used = counts > 0
         ends = None
         if used.sum() > 1:
-            drawn = bootstrap_of_means(sums[used], counts[used], seed)
+            drawn = interval_of(sums[used], counts[used], seed)
             ends = Interval(transform(drawn.low), transform(drawn.high))
         value = transform(float(sums.sum() / counts.sum()))
         return Metric(name, value, ends, unit, better, int(counts.sum()))
+
+    def share(name: str, values: Doubles, better: str, where: Doubles | None = None) -> Metric:
+        return mean(name, values, "", better, where=where, interval_of=interval_of_share)
 
     change = np.exp(positions.logprob) - np.exp(positions.reference_logprob)
     excess = positions.reference_logprob - positions.logprob
@@ -155,22 +161,23 @@ def metrics(outcomes: Sequence[Outcome], blocks: Sequence[str], seed: int) -> li
     return [
         mean("KL", positions.divergence, "nats", "lower"),
         *_quantiles(positions.divergence, block, seed),
-        mean("top-1 agreement", positions.top1, "", "higher"),
-        mean("top-5 agreement", positions.top5, "", "higher"),
-        mean("top-1 changed", 1 - positions.top1, "", "lower"),
-        mean("top-1 right to wrong", lost, "", "lower"),
-        mean("top-1 wrong to right", won, "", ""),
+        share("top-1 agreement", positions.top1, "higher"),
+        share("top-5 agreement", positions.top5, "higher"),
+        share("top-1 changed", 1 - positions.top1, "lower"),
+        share("top-1 right to wrong", lost, "lower"),
+        share("top-1 wrong to right", won, ""),
         mean("RMS change of probability", change**2, "", "lower", math.sqrt),
         mean("mean change of probability", change, "", ""),
         mean("perplexity", -positions.logprob, "per token", "lower", exponential),
         mean("reference perplexity", -positions.reference_logprob, "per token", "", exponential),
         mean("perplexity ratio", excess, "times", "lower", exponential),
         *[
-            mean(f"{name}/confidence {low:g}-{high:g}", values, unit, better, where=where)
+            metric
             for low, high, where in _by_confidence(positions.confidence)
-            for name, values, unit, better in (
-                ("KL", positions.divergence, "nats", "lower"),
-                ("top-1 agreement", positions.top1, "", "higher"),
+            for end in (f"confidence {low:g}-{high:g}",)
+            for metric in (
+                mean(f"KL/{end}", positions.divergence, "nats", "lower", where=where),
+                share(f"top-1 agreement/{end}", positions.top1, "higher", where),
             )
         ],
     ]
