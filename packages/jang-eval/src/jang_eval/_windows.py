@@ -1,6 +1,7 @@
 """Windows of tokens over texts, in the two conventions in use, and what makes them comparable."""
 
 import hashlib
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from jang_eval._documents import document_places
 from jang_eval._errors import DataError, OptionError
 from jang_eval._target import Target
 
@@ -68,7 +70,8 @@ class Window:
 
     Attributes:
         id: Such as "wiki.test.raw:512", the place of the first token.
-        document: The text's name.
+        document: In which it begins: the text's name, or such as "wiki.test.raw#7" where the text
+            has several.
         tokens: All of them.
         first: The first token that counts; those before it are context only. At least 1.
     """
@@ -94,11 +97,19 @@ class Text:
 
 @dataclass(frozen=True)
 class Tokens:
-    """A text as one model's tokenizer cuts it; `beginning` is what it puts before a text."""
+    """A text as one model's tokenizer cuts it.
+
+    Attributes:
+        name: The text's.
+        beginning: What the tokenizer puts before a text.
+        ids: The text.
+        documents: Where in `ids` the text's documents begin, the first at 0.
+    """
 
     name: str
     beginning: tuple[int, ...]
     ids: tuple[int, ...]
+    documents: tuple[int, ...] = (0,)
 
 
 def read_texts(paths: Sequence[Path]) -> tuple[list[Text], str]:
@@ -135,8 +146,17 @@ def tokenize(target: Target, texts: Sequence[Text]) -> list[Tokens]:
     marked = target.tokenize("a")
     places = [n for n in range(len(marked)) if marked[n : n + len(plain)] == plain]
     beginning = marked[: places[0]] if places else ()
+
+    def ids(content: str) -> tuple[int, ...]:
+        return target.tokenize(content, add_special_tokens=False)
+
     return [
-        Tokens(text.name, beginning, target.tokenize(text.content, add_special_tokens=False))
+        Tokens(
+            text.name,
+            beginning,
+            ids(text.content),
+            tuple(document_places(text.content, lambda document: len(ids(document)))),
+        )
         for text in texts
     ]
 
@@ -207,8 +227,16 @@ def _cut_one(tokens: Tokens, windowing: Windowing) -> list[Window]:
         ids = stream[begin : begin + length]
         if windowing.convention is Convention.LLAMA_CPP:
             ids = tokens.beginning + ids[len(tokens.beginning) :]
-        found.append(Window(f"{tokens.name}:{begin}", tokens.name, ids, first))
+        found.append(Window(f"{tokens.name}:{begin}", _document(tokens, begin), ids, first))
     return found
+
+
+def _document(tokens: Tokens, begin: int) -> str:
+    """The document in which a window begins; `begin` counts the marks before the text too."""
+    if len(tokens.documents) == 1:
+        return tokens.name
+    place = bisect_right(tokens.documents, max(0, begin - len(tokens.beginning)))
+    return f"{tokens.name}#{place}"
 
 
 def _spread(

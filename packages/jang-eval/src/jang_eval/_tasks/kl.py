@@ -35,7 +35,7 @@ from jang_eval._windows import (
 )
 
 # 2: whether the text's next token is the most likely one to either.
-# 3: intervals of shares that are 0 or 1.
+# 3: intervals of shares that are 0 or 1, and over the articles of wikitext.
 TASK_VERSION: Final = 3
 
 _QUANTILES: Final = {"median": 0.5, "p90": 0.9, "p99": 0.99, "p99.9": 0.999}
