@@ -205,7 +205,12 @@ def test_the_most_likely_letter_is_chosen_and_every_question_counts_alike(
     assert result.exit_code == 0, result.output
     document = json.loads(result.stdout)
     assert document == json.loads(output.read_text())
-    assert document["settings"] == {"shots": "2", "by": "likelihood", "subset": "all"}
+    assert document["settings"] == {
+        "shots": "2",
+        "by": "likelihood",
+        "subjects": "2 of 57",
+        "subset": "all",
+    }
     assert numbers(document) == {
         "accuracy": (3 / 4, 4),
         "category accuracy/stem": (2 / 3, 3),

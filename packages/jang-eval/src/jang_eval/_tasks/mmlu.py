@@ -60,7 +60,13 @@ def task(
         raise OptionError(f"shots: found {shots}, expected 0 to {SHOTS_MAX}")
     size = None if subset is None else _parsed(subset)
     questions = read_mmlu(data, shots)
-    settings = {"shots": str(shots), "by": by, "subset": subset or "all"}
+    settings = {
+        "shots": str(shots),
+        "by": by,
+        # Before any are drawn: of those that have a file.
+        "subjects": f"{len(questions.subjects)} of {len(categories())}",
+        "subset": subset or "all",
+    }
     if size is not None:
         questions = draw(questions, *size, seed)
         settings["seed"] = str(seed)
