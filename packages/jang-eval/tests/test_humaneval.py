@@ -115,6 +115,7 @@ def test_all_published_forms_hold_the_same_data(data: Path, tmp_path: Path) -> N
     [
         (b"", "found no problem, expected"),
         (b"{", "line 1: found no JSON"),
+        (b"[" * 200_000, "line 1: found no JSON"),
         (b"[1]", "line 1: task_id: found None, expected a text"),
         (json.dumps(PROBLEMS[0] | {"test": 3}).encode(), "line 1: test: found 3, expected a text"),
         (b"\n".join([json.dumps(PROBLEMS[0]).encode()] * 2), "found 'Own/0' twice"),

@@ -58,7 +58,7 @@ class Journal:
         try:
             found, *entries = [json.loads(line) for line in lines]
             outcomes = [from_json(Outcome, entry) for entry in entries]
-        except (ValueError, FieldError) as error:
+        except (ValueError, RecursionError, FieldError) as error:
             raise ResultFileError(
                 f"{self._path}: found no journal of a run ({error}), expected one; "
                 "delete it to begin anew"

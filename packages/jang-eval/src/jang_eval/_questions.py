@@ -59,7 +59,7 @@ def read_questions(path: Path) -> QuestionSet:
         return _question_set(path.read_bytes())
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
-    except (FieldError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (FieldError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
         raise DataError(f"{path}: {error}") from error
 
 

@@ -214,7 +214,7 @@ def _answer(output: bytes) -> dict[str, Any]:
     """What the supervisor wrote; without namespaces a program can kill it or write in its place."""
     try:
         answer = cast(object, json.loads(output))
-    except ValueError:
+    except (ValueError, RecursionError):
         answer = None
     if isinstance(answer, dict) and ("trouble" in answer or answer.keys() >= _ANSWER):
         return cast(dict[str, Any], answer)

@@ -110,7 +110,7 @@ def make(source: str, candidate: Candidate, log: Path) -> bool:
 def _noted(note: Path) -> object:
     try:
         return json.loads(note.read_text(encoding="utf-8")) if note.exists() else None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ResultFileError(f"{note}: found no JSON ({error}), delete it") from error
 
 

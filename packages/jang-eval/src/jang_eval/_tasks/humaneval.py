@@ -117,7 +117,7 @@ def read_problems(path: Path) -> tuple[list[Problem], str]:
 def _problem(line: str, where: str) -> Problem:
     try:
         entry = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{where}: found no JSON ({error}), expected a problem") from error
     fields = cast(dict[str, Any], entry) if isinstance(entry, dict) else {}
     for name in _FIELDS:
