@@ -177,6 +177,17 @@ def test_a_file_of_the_most_likely_tokens_is_below_by_no_more_than_the_rest(
     assert abs(values(kl(pair.reference, str(path), text))["KL"]) < 1e-14
 
 
+@pytest.mark.parametrize("option", ["window", "stride"])
+def test_a_window_or_stride_of_nothing_is_not_the_default(
+    pair: Pair, text: Path, tmp_path: Path, option: str
+) -> None:
+    path = stored(pair.reference, text, "f16", tmp_path / "r")
+    for reference in (pair.reference, str(path)):
+        result = run("kl", pair.coarse, text, "--reference", reference, f"--{option}", "0")
+        assert result.exit_code == 2
+        assert result.stderr.startswith(f"error: {option}: found 0, expected ")
+
+
 def test_an_interrupted_file_is_gone_on_with(pair: Pair, text: Path, tmp_path: Path) -> None:
     whole = stored(pair.reference, text, "f16", tmp_path / "whole").read_bytes()
     partial = tmp_path / ".again.partial"

@@ -117,6 +117,8 @@ def test_mistakes_are_one_line(served: str, texts: Path, tmp_path: Path) -> None
     for options, line in [
         (["--window", "1000"], "window: found 1000 tokens, expected at most 512"),
         (["--window", "8", "--stride", "9"], "stride: found 9, expected 1 to 8"),
+        (["--window", "0"], "window: found 0, expected at least 4 tokens"),
+        (["--window", "8", "--stride", "0"], "stride: found 0, expected 1 to 8"),
         (["--windows", "0", "--window", "8"], "windows: found 0, expected at least 1"),
         (["--convention", "llama.cpp"], "text.txt: found 222 tokens, expected at least a window"),
         (["--window", "32", "--data", str(tmp_path / "x")], "x: cannot be read: No such file"),

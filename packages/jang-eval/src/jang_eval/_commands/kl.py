@@ -49,7 +49,7 @@ def kl(
 ) -> None:
     """Measure how far a model is from a reference: KL divergence, agreement, probabilities."""
     cutting = whole_windows(convention, window, stride, windows)
-    is_default = convention is Convention.STRIDED and not (window or stride or windows)
+    is_default = convention is Convention.STRIDED and (window, stride, windows) == (None,) * 3
     with ExitStack() as stack:
         server = stack.enter_context(Target(target, timeout=timeout))
         known: Reference

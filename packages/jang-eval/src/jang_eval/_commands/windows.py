@@ -76,8 +76,9 @@ def windowing(
     Raises:
         OptionError: One of them is out of range.
     """
-    length = window or (512 if convention is Convention.LLAMA_CPP else 1024)
-    return Windowing(convention, length, stride or max(1, length // 2), most)
+    if window is None:
+        window = 512 if convention is Convention.LLAMA_CPP else 1024
+    return Windowing(convention, window, max(1, window // 2) if stride is None else stride, most)
 
 
 def whole_windows(
@@ -89,4 +90,4 @@ def whole_windows(
         OptionError: One of the options is out of range.
     """
     cutting = windowing(convention, window, stride, most)
-    return cutting if stride else replace(cutting, stride=cutting.window)
+    return replace(cutting, stride=cutting.window) if stride is None else cutting
