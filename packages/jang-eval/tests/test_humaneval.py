@@ -15,9 +15,9 @@ from typer.testing import CliRunner, Result
 
 from jang_eval._commands import humaneval as command
 from jang_eval._errors import DataError, SandboxError
-from jang_eval._sandbox import Sandbox, find_sandbox
+from jang_eval._sandbox import Limits, Sandbox, find_sandbox
 from jang_eval._statistics import wilson
-from jang_eval._tasks.humaneval import Problem, build_program, pass_at_k, read_problems
+from jang_eval._tasks.humaneval import Problem, build_program, pass_at_k, read_problems, task
 from jang_eval.cli import app
 from jang_proto.runtime.v1 import runtime_pb2 as pb
 from jang_proto.runtime.v1 import runtime_pb2_grpc
@@ -245,6 +245,21 @@ def test_a_limit_takes_the_first_problems_and_the_table_shows_the_interval(
     assert [request.prompt.text for request in servicer.requests] == [PROBLEMS[0]["prompt"]]
     assert "pass@1" in result.stdout
     assert "20.7 % to 100.0 %" in " ".join(result.stdout.split())
+
+
+def test_results_say_in_which_sandbox_and_within_what(data: Path) -> None:
+    limits = Limits(seconds=2.5, processes=3, file_bytes=2**24)
+    settings = [task(data, Sandbox(each, limits)).settings for each in (True, False)]
+    assert [each["sandbox"] for each in settings] == ["namespaces", "limits alone"]
+    for name, value in {
+        "seconds": "2.5",
+        "cpu_seconds": "5",
+        "memory_bytes": "536870912",
+        "processes": "3",
+        "file_bytes": "16777216",
+        "files": "64",
+    }.items():
+        assert settings[0][name] == settings[1][name] == value
 
 
 @pytest.mark.parametrize(

@@ -67,6 +67,11 @@ class Sandbox:
     limits: Limits
 
     @property
+    def name(self) -> str:
+        """What it is, as results keep it."""
+        return "namespaces" if self.namespaces else "limits alone"
+
+    @property
     def description(self) -> str:
         """What keeps a program in, in a line for the user."""
         if self.namespaces:

@@ -12,7 +12,7 @@ import os
 import zlib
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from threading import BoundedSemaphore
@@ -27,7 +27,7 @@ from jang_eval._statistics import interval_of_share, wilson
 from jang_eval._target import Target
 
 # 2: the limit of memory is that of all of a program's processes together; samples that all pass, or
-# none, have an interval.
+# none, have an interval; settings name the sandbox and all of its limits.
 TASK_VERSION: Final = 2
 STOP_STRINGS: Final = ("\nclass", "\ndef", "\n#", "\nif", "\nprint")
 MAX_TOKENS: Final = 1024
@@ -157,9 +157,9 @@ def task(
         "top_p": f"{TOP_P if sampling.temperature else 1:g}",
         "seed": str(sampling.seed),
         "max_tokens": str(MAX_TOKENS),
-        "seconds": f"{sandbox.limits.seconds:g}",
-        "cpu_seconds": str(sandbox.limits.cpu_seconds),
-        "memory_bytes": str(sandbox.limits.memory_bytes),
+        # Programs that may do less can come to another end.
+        "sandbox": sandbox.name,
+        **{name: f"{value:.15g}" for name, value in asdict(sandbox.limits).items()},
     }
     return Task(
         name="humaneval",
