@@ -3,8 +3,8 @@
     python lm_eval_mmlu.py HOST:PORT DATA SUBJECT SHOTS WORK
 
 Prints `[[right, [four log-probabilities]], ...]`, the questions in the order of the file, after
-that how likely a whole text is and what is written after one, and of the first question with the
-chat template `[[context, continuation, log-probability], ...]`.
+that how likely a whole text is and what is written after one in four ways, and of the first
+question with the chat template `[[context, continuation, log-probability], ...]`.
 """
 
 import csv
@@ -66,7 +66,18 @@ def main() -> None:
     rolling = Instance("loglikelihood_rolling", {}, ("x" * 700,), 0)
     text = ServedModel(target).loglikelihood_rolling([rolling])
     written = ServedModel(target).generate_until(
-        [Instance("generate_until", {}, ("It is", {"until": ["\n"], "max_gen_toks": 5}), 0)]
+        [
+            Instance(
+                "generate_until", {}, ("It is", {"until": ["\n"], "max_gen_toks": 5, **kept}), 0
+            )
+            # The first is greedy; of the others each leaves the most likely token alone.
+            for kept in (
+                {},
+                {"do_sample": True, "temperature": 1.5, "top_p": 1e-6},
+                {"do_sample": True, "temperature": 1.5, "top_k": 1},
+                {"do_sample": True, "temperature": 1.5, "min_p": 1.0},
+            )
+        ]
     )
     first = evaluate(True)[0]
     chat = [

@@ -330,13 +330,17 @@ class Target:
         max_tokens: int,
         temperature: float,
         top_p: float | None = None,
+        top_k: int | None = None,
+        min_p: float | None = None,
         seed: int | None = None,
         add_special_tokens: bool = True,
     ) -> Completion:
         """Has the model continue a text; what is None is left to the server."""
         request = runtime_pb2.GenerateRequest(
             prompt=_prompt(text, add_special_tokens=add_special_tokens),
-            sampling=runtime_pb2.Sampling(temperature=temperature, top_p=top_p, seed=seed),
+            sampling=runtime_pb2.Sampling(
+                temperature=temperature, top_p=top_p, top_k=top_k, min_p=min_p, seed=seed
+            ),
             stopping=runtime_pb2.Stopping(max_tokens=max_tokens, stop_strings=stop_strings),
         )
         return self._complete(request)

@@ -24,6 +24,16 @@ from jang_eval._target import Target
 
 # As for the harness's own models.
 _MAX_TOKENS: Final = 256
+# What tasks may set of `generation_kwargs`; the names of `top_p` and so on are the API's too.
+_GENERATION_OPTIONS: Final = (
+    "until",
+    "max_gen_toks",
+    "do_sample",
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+)
 # The most that the API takes at once.
 _CONTINUATIONS_MAX: Final = 1024
 
@@ -149,9 +159,9 @@ class ServedModel(LM):
 
     def _written(self, asked: tuple[str, Mapping[str, Any]]) -> str:
         context, options = asked
-        unknown = options.keys() - {"until", "max_gen_toks", "do_sample", "temperature"}
+        unknown = options.keys() - {*_GENERATION_OPTIONS}
         if unknown:
-            expected = "until, max_gen_toks, do_sample or temperature"
+            expected = f"some of {', '.join(_GENERATION_OPTIONS)}"
             raise OptionError(f"generation_kwargs: found {min(unknown)}, expected {expected}")
         until: str | Sequence[str] = options.get("until") or ()
         sampled = options.get("do_sample", "temperature" in options)
@@ -160,6 +170,10 @@ class ServedModel(LM):
             stop_strings=[until] if isinstance(until, str) else until,
             max_tokens=options.get("max_gen_toks", _MAX_TOKENS),
             temperature=float(options.get("temperature", 1.0)) if sampled else 0.0,
+            # At temperature 0 they make no difference.
+            top_p=options.get("top_p"),
+            top_k=options.get("top_k"),
+            min_p=options.get("min_p"),
             add_special_tokens=not self._is_templated,
         ).text
 
