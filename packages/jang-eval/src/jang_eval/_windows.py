@@ -18,7 +18,9 @@ class Convention(StrEnum):
     """How windows lie over a text, and which of their tokens count.
 
     STRIDED: a window begins every `stride` tokens, and each token counts once, in the window that
-    gives it the most context; as lm-evaluation-harness and transformers' documentation have it.
+    gives it the most context, as transformers' documentation has it; none counts that has nothing
+    before it in its window. Of windows that are spread over a text (`most`) only those tokens count
+    that have `window` - `stride` before them.
     LLAMA_CPP: windows do not overlap, each begins with the beginning-of-text mark where the
     tokenizer adds one, and the tokens after the middle count; as llama.cpp's perplexity tool has
     it.

@@ -91,7 +91,8 @@ def metrics(
     """Perplexity by token, word and byte.
 
     The loss of a word is that of a token times the tokens that there are to a word in the whole
-    text; where all tokens count this is lm-evaluation-harness's word perplexity.
+    text. lm-evaluation-harness divides likewise, but its windows do not overlap, and its first
+    token counts too, after a mark: its numbers are others.
     """
     losses, counts = _sums(outcomes, blocks)
     count = int(counts.sum())
