@@ -6,9 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
+from jang_eval._documents import write_document
 from jang_eval._evaluation import EvaluationResult, Metric, Outcome
+from jang_eval._model_info import ModelInfo, PlanRow
 from jang_eval._records import to_json
-from jang_eval._results import ModelInfo, PlanRow, write_document
 from jang_eval._statistics import Interval, bootstrap_of_means, wilson
 
 # Label, bits per weight, how likely an answer is wrong.

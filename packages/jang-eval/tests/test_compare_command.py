@@ -1,3 +1,5 @@
+"""`compare` with results of `qa`: metrics and tests as of all tasks, and every answer."""
+
 import dataclasses
 import json
 from pathlib import Path
@@ -6,19 +8,33 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from jang_eval import FailureMode, QaResult, Verdict, write_result
-from jang_eval._results import JudgedAnswer, ModelInfo, Settings, Totals
+from jang_eval import EvaluationResult, FailureMode, Outcome, Verdict, write_result
+from jang_eval._model_info import ModelInfo
+from jang_eval._tasks.qa import aggregate
 from jang_eval.cli import app
 
-
-def an_answer(id: str, text: str, verdict: Verdict, mode: FailureMode | None) -> JudgedAnswer:
-    return JudgedAnswer(id, f"What is {id}?", text, verdict, mode, (), "eos", 1, 1, 0.5)
+SETTINGS = {"max_tokens": "64", "temperature": "0"}
 
 
-def a_result(profile: str, bpw: float, *answers: JudgedAnswer) -> QaResult:
+def an_answer(id: str, text: str, verdict: Verdict, mode: FailureMode | None) -> Outcome:
+    texts = {"question": f"What is {id}?", "answer": text, "verdict": str(verdict)}
+    texts |= {"failure mode": str(mode)} if mode else {}
+    return Outcome(id, "", {"correct": float(verdict == Verdict.CORRECT)}, texts)
+
+
+def a_result(profile: str, bpw: float, *answers: Outcome, **settings: str) -> EvaluationResult:
     model = ModelInfo("smol", "llama", profile, bpw, 54_000_000, 1, 1, (), True, "smollm2", "")
-    return QaResult(
-        "qa", 1, "ab" * 32, "0.1.0", "h:1", Settings(64, 0.0), model, answers, Totals.of(answers)
+    return EvaluationResult(
+        "qa",
+        2,
+        "ab" * 32,
+        "0.1.0",
+        "h:1",
+        SETTINGS | settings,
+        model,
+        tuple(aggregate(answers)),
+        answers,
+        1.5,
     )
 
 
@@ -46,106 +62,80 @@ def compare(*arguments: str) -> Any:
     return CliRunner().invoke(app, ["compare", *arguments])
 
 
-def write(result: QaResult, name: str) -> None:
-    write_result(result, Path(name))
-
-
-def test_the_markdown_has_a_column_for_each_model_and_every_answer_below(directory: Path) -> None:
-    write(GOOD, "good.json")
-    write(BAD, "bad.json")
+def test_answers_of_qa_have_intervals_a_paired_test_and_stand_side_by_side(
+    directory: Path,
+) -> None:
+    write_result(GOOD, Path("good.json"))
+    write_result(BAD, Path("bad.json"))
 
     result = compare("bad.json", "good.json")
 
     assert result.exit_code == 0, result.output
     assert result.stderr == ""
-    assert result.stdout == (
-        "| question | JANG_2L, 2.75 bpw | JANG_4M, 4.50 bpw |\n"
+    text = result.stdout
+    assert text.startswith(
+        "## qa\n"
+        "\n"
+        "| model | bpw | MB | correct (%) ↑ | partial (%) | broken (%) ↓ |\n"
+        "| --- | --- | --- | --- | --- | --- |\n"
+        "| JANG_2L | 2.75 | 54.0 | 0.0 (0.0 to 65.8) | 0.0 (0.0 to 65.8) "
+        "| 100.0 (34.2 to 100.0) |\n"
+        "| JANG_4M | 4.50 | 54.0 | 50.0 (9.5 to 90.5) | 50.0 (9.5 to 90.5) | 0.0 (0.0 to 65.8) |\n"
+    )
+    assert "| JANG_2L | JANG_4M | 0 | 1 | 2 | 1.0000 | 1.0000 |\n" in text
+    assert text[text.index("### Verdicts") : text.index("## Results")] == (
+        "### Verdicts\n"
+        "\n"
+        "| question | JANG_2L | JANG_4M |\n"
         "| --- | --- | --- |\n"
         "| What is 2+2? | broken: repetition loop | correct |\n"
         "| What is light? | broken: empty | partial |\n"
-        "| total | 0 correct, 0 partial, 2 broken | 1 correct, 1 partial, 0 broken |\n"
-        "\n"
-        "## Models\n"
-        "\n"
-        "- JANG_2L, 2.75 bpw: smol, JANG_2L, 2.75 bpw, 54.0 MB, from smollm2; "
-        "up to 64 tokens; `bad.json`\n"
-        "- JANG_4M, 4.50 bpw: smol, JANG_4M, 4.50 bpw, 54.0 MB, from smollm2; "
-        "up to 64 tokens; `good.json`\n"
-        "\n"
-        "## Answers\n"
         "\n"
         "### What is 2+2?\n"
         "\n"
-        f"- JANG_2L, 2.75 bpw: `{'0' * 159}…`\n"
-        "- JANG_4M, 4.50 bpw: `4`\n"
+        f"- JANG_2L: `{'0' * 159}…`\n"
+        "- JANG_4M: `4`\n"
         "\n"
         "### What is light?\n"
         "\n"
-        "- JANG_2L, 2.75 bpw: (empty)\n"
-        "- JANG_4M, 4.50 bpw: ``` a | b `c` ``d`` ```\n"
+        "- JANG_2L: (empty)\n"
+        "- JANG_4M: ``` a | b `c` ``d`` ```\n"
         "\n"
-        f"Task qa, version 1, data sha256 `{'ab' * 32}`.\n"
+        f"Task qa, version 2; data sha256 {'ab' * 32}; max_tokens: 64; temperature: 0.\n"
+        "\n"
     )
 
 
-def test_the_json_has_the_same_and_the_answers_whole(directory: Path) -> None:
-    write(GOOD, "good.json")
-    write(BAD, "bad.json")
+def test_the_json_has_the_answers_whole(directory: Path) -> None:
+    write_result(GOOD, Path("good.json"))
+    write_result(BAD, Path("bad.json"))
 
-    result = compare("--json", "bad.json", "good.json")
+    (task,) = json.loads(compare("--json", "bad.json", "good.json").stdout)["tasks"]
 
-    document = json.loads(result.stdout)
-    assert [model["label"] for model in document["models"]] == [
-        "JANG_2L, 2.75 bpw",
-        "JANG_4M, 4.50 bpw",
-    ]
-    assert [model["totals"]["broken"] for model in document["models"]] == [2, 0]
-    assert document["questions"][0] == {
+    loop = {"model": "JANG_2L", "verdict": "broken", "failure_mode": "repetition loop"}
+    assert task["answers"][0] == {
         "id": "2+2",
         "question": "What is 2+2?",
         "answers": [
-            {"verdict": "broken", "failure_mode": "repetition loop", "answer": "0" * 500},
-            {"verdict": "correct", "failure_mode": None, "answer": "4"},
+            loop | {"answer": "0" * 500},
+            {"model": "JANG_4M", "verdict": "correct", "failure_mode": "", "answer": "4"},
         ],
     }
 
 
-def test_models_of_one_profile_are_told_apart_by_their_files(directory: Path) -> None:
-    unknown = a_result("", 0, *GOOD.answers)
-    for name, each in {"a.json": GOOD, "b.json": GOOD, "c.json": unknown}.items():
-        write(each, name)
+def test_answers_of_another_length_are_not_compared(directory: Path) -> None:
+    write_result(GOOD, Path("good.json"))
+    write_result(
+        dataclasses.replace(BAD, settings=SETTINGS | {"max_tokens": "16"}), Path("short.json")
+    )
 
-    result = compare("a.json", "b.json", "c.json", "--json")
-
-    assert [model["label"] for model in json.loads(result.stdout)["models"]] == [
-        "JANG_4M, 4.50 bpw, a.json",
-        "JANG_4M, 4.50 bpw, b.json",
-        "smol, bpw unknown",
-    ]
-
-
-@pytest.mark.parametrize(
-    ("change", "line"),
-    [
-        ({"task_version": 2}, "task_version: found 2, expected 1 as in good.json"),
-        ({"data_sha256": "cd"}, f"data_sha256: found cd, expected {'ab' * 32} as in good.json"),
-        (
-            {"answers": (), "totals": Totals.of(())},
-            "answers: found no answers, expected 2+2 light as in good.json",
-        ),
-    ],
-)
-def test_results_that_do_not_belong_together_are_refused(
-    directory: Path, change: dict[str, Any], line: str
-) -> None:
-    write(GOOD, "good.json")
-    write(dataclasses.replace(GOOD, **change), "other.json")
-
-    result = compare("good.json", "good.json", "other.json")
+    result = compare("good.json", "short.json")
 
     assert result.exit_code == 2
     assert result.stdout == ""
-    assert result.stderr == f"error: other.json: {line}\n"
+    assert result.stderr == (
+        "error: short.json: settings.max_tokens: found 16, expected 64 as in good.json\n"
+    )
 
 
 def test_a_file_that_is_not_there_is_one_line(directory: Path) -> None:

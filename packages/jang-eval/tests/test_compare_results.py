@@ -12,21 +12,14 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from jang_eval import Verdict, write_result
 from jang_eval._compare.axes import linear_axis, logarithmic_axis
 from jang_eval._compare.charts import wrapped
 from jang_eval._compare.figures import pareto_front
 from jang_eval._compare.paired import holm
+from jang_eval._documents import write_document
 from jang_eval._evaluation import EvaluationResult, Metric, Outcome
+from jang_eval._model_info import PlanRow
 from jang_eval._records import to_json
-from jang_eval._results import (
-    JudgedAnswer,
-    PlanRow,
-    QaResult,
-    Settings,
-    Totals,
-    write_document,
-)
 from jang_eval._statistics import Interval
 from jang_eval.cli import app
 
@@ -121,22 +114,8 @@ def test_the_markdown_has_a_row_for_each_model_with_intervals_parts_and_paired_t
 
 def test_results_of_several_tasks_meet_in_one_row_for_each_model(directory: Path) -> None:
     write(a_result("JANG_4M", "yn"), "mmlu.json")
-    model = a_result("JANG_4M", "yn").model
-    answer = JudgedAnswer("2+2", "2+2?", "5", Verdict.BROKEN, None, (), "eos", 1, 1, 0.5)
-    write_result(
-        QaResult(
-            "qa",
-            2,
-            "cd",
-            "0.1.0",
-            "h:1",
-            Settings(64, 0.0),
-            model,
-            (answer,),
-            Totals.of([answer]),
-        ),
-        Path("qa.json"),
-    )
+    metric = Metric("correct", 0.0, Interval(0.0, 0.793), "", "higher", 1)
+    write(a_result("JANG_4M", "n", task="qa", metrics=(metric,)), "qa.json")
 
     result = compare("mmlu.json", "qa.json")
 

@@ -3,7 +3,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jang_eval import FailureMode, detect_failure_mode
-from jang_eval._failure_modes import examine
+from jang_eval._tasks.qa_failure_modes import examine
 
 # A busy machine is no failure.
 UNHURRIED = settings(deadline=None)

@@ -3,8 +3,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jang_eval import FailureMode, Verdict
-from jang_eval._judge import judge
-from jang_eval._questions import load_questions
+from jang_eval._tasks.qa_judge import judge
+from jang_eval._tasks.qa_questions import load_questions
 
 # A busy machine is no failure.
 UNHURRIED = settings(deadline=None)

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from jang_eval._documents import write_document
 from jang_eval._errors import OptionError, ProgramError
 from jang_eval._protocol.candidates import Candidate, candidates, make
 from jang_eval._protocol.pages import bring_report_together
@@ -20,7 +21,6 @@ from jang_eval._protocol.programs import find_program, run_converter
 from jang_eval._protocol.running import Failure, Report
 from jang_eval._protocol.steps import Steps
 from jang_eval._records import to_json
-from jang_eval._results import write_document
 from jang_eval.cli import app
 
 MADE = run_path(str(Path(__file__).with_name("made_results.py")))

@@ -19,7 +19,7 @@ import typer
 from typer.testing import CliRunner
 
 from jang_eval import run_qa
-from jang_eval._results import ModelInfo
+from jang_eval._model_info import ModelInfo
 from jang_eval.cli import app
 from jang_proto.runtime.v1 import runtime_pb2, runtime_pb2_grpc
 
@@ -146,37 +146,34 @@ def test_a_good_model_is_correct_six_times_and_the_json_says_all_there_is(serve:
 
     assert result.exit_code == 0, result.output
     document = json.loads(result.stdout)
-    data = resources.files("jang_eval").joinpath("_questions.toml").read_bytes()
+    data = resources.files("jang_eval._tasks").joinpath("qa_questions.toml").read_bytes()
     assert document["task"] == "qa"
     assert document["task_version"] == 2
     assert document["data_sha256"] == hashlib.sha256(data).hexdigest()
     assert document["target"] == target
-    assert document["settings"] == {"max_tokens": 64, "temperature": 0.0}
+    assert document["settings"] == {"max_tokens": "64", "temperature": "0"}
     assert document["model"] == INFO
-    assert {each["question"]: each["answer"] for each in document["answers"]} == GOOD_ANSWERS
-    assert document["answers"][0] | {"seconds": 0} == {
+    answers = {each["texts"]["question"]: each["texts"]["answer"] for each in document["outcomes"]}
+    assert answers == GOOD_ANSWERS
+    first = document["outcomes"][0]
+    assert first["numbers"].pop("generation_seconds") >= 0
+    assert first == {
         "id": "addition",
-        "question": "What is 2+2?",
-        "answer": "2 + 2 = 4.",
-        "verdict": "correct",
-        "failure_mode": None,
-        "ideas_found": ["four"],
-        "finish_reason": "eos",
-        "prompt_tokens": 10,
-        "completion_tokens": 5,
-        "seconds": 0,
+        "group": "",
+        "numbers": {"correct": 1.0, "prompt_tokens": 10.0, "completion_tokens": 5.0},
+        "texts": {
+            "question": "What is 2+2?",
+            "answer": "2 + 2 = 4.",
+            "verdict": "correct",
+            "ideas found": "four",
+            "finish_reason": "eos",
+        },
+        "arrays": {},
     }
-    assert document["totals"] | {"seconds": 0} == {
-        "questions": 6,
-        "correct": 6,
-        "partial": 0,
-        "broken": 0,
-        "prompt_tokens": 60,
-        "completion_tokens": 30,
-        "seconds": 0,
-    }
-    assert document["correct_interval"] == pytest.approx({"low": 0.6097, "high": 1.0}, abs=1e-4)
-    assert "photosynthesis: correct" in result.stderr
+    found = [(each["name"], each["value"], each["better"]) for each in document["metrics"]]
+    assert found == [("correct", 1.0, "higher"), ("partial", 0.0, ""), ("broken", 0.0, "lower")]
+    interval = document["metrics"][0]["interval"]
+    assert interval == pytest.approx({"low": 0.6097, "high": 1.0}, abs=1e-4)
 
 
 def test_the_model_is_asked_greedily_as_a_chat_with_the_tokens_it_was_allowed(serve: Serve) -> None:
@@ -184,8 +181,8 @@ def test_the_model_is_asked_greedily_as_a_chat_with_the_tokens_it_was_allowed(se
 
     qa("--target", serve(model), "--max-tokens", "7")
 
-    asked = [request.prompt.chat.messages[0].content for request in model.requests]
-    assert asked == list(GOOD_ANSWERS)
+    asked = {request.prompt.chat.messages[0].content for request in model.requests}
+    assert asked == {*GOOD_ANSWERS}
     for request in model.requests:
         assert request.prompt.chat.messages[0].role == "user"
         assert request.sampling.HasField("temperature")
@@ -199,8 +196,9 @@ def test_a_model_without_a_chat_template_is_asked_in_plain_text(serve: Serve) ->
 
     result = run_qa(serve(model))
 
-    assert result.totals.correct == 6
-    assert model.requests[0].prompt.text == "Question: What is 2+2?\nAnswer:"
+    assert result.metrics[0].value == 1.0
+    texts = {request.prompt.text for request in model.requests}
+    assert texts == {f"Question: {question}\nAnswer:" for question in GOOD_ANSWERS}
     assert list(model.requests[0].stopping.stop_strings) == ["\nQuestion:"]
 
 
@@ -224,9 +222,9 @@ def test_a_list_of_ones_own_is_asked_instead_and_its_digest_is_kept(
 
     document = json.loads(result.stdout)
     assert document["data_sha256"] == hashlib.sha256(COLOUR.encode()).hexdigest()
-    (answer,) = document["answers"]
-    assert (answer["id"], answer["verdict"]) == ("colour", "correct")
-    assert answer["ideas_found"] == ["four", "equals"]
+    (outcome,) = document["outcomes"]
+    assert (outcome["id"], outcome["texts"]["verdict"]) == ("colour", "correct")
+    assert outcome["texts"]["ideas found"] == "four, equals"
     assert model.requests[0].prompt.text == "Question: What is 2+2?\nAnswer:"
 
 
@@ -267,8 +265,8 @@ def test_a_model_that_answers_garbage_is_broken_six_times_and_the_kind_is_named(
 ) -> None:
     result = qa("--target", serve(FakeModel(garbage)), "--json")
 
-    answers = json.loads(result.stdout)["answers"]
-    assert [(each["verdict"], each["failure_mode"]) for each in answers] == [("broken", mode)] * 6
+    texts = [each["texts"] for each in json.loads(result.stdout)["outcomes"]]
+    assert [(each["verdict"], each["failure mode"]) for each in texts] == [("broken", mode)] * 6
 
 
 def test_the_table_shows_answers_as_they_are_and_keeps_escape_sequences_off_the_terminal(
@@ -282,7 +280,7 @@ def test_the_table_shows_answers_as_they_are_and_keeps_escape_sequences_off_the_
     assert "\x1b" not in result.stdout
     assert "wrong answer" in result.stdout
     assert "SmolLM2-135M-JANG_2L" in result.stdout
-    assert "5 correct, 0 partial, 1 broken" in result.stdout
+    assert "83.3 %" in result.stdout
 
 
 def test_the_output_file_holds_what_json_prints_and_replaces_what_was_there(
@@ -295,6 +293,40 @@ def test_the_output_file_holds_what_json_prints_and_replaces_what_was_there(
 
     assert file.read_text(encoding="utf-8") == result.stdout
     assert [path.name for path in tmp_path.iterdir()] == ["2L.json"]
+
+
+def test_an_interrupted_run_asks_only_what_was_not_answered(serve: Serve, tmp_path: Path) -> None:
+    class Breaking(FakeModel):
+        breaks_at = "Who wrote Romeo and Juliet?"
+
+        def Generate(self, request: Any, context: grpc.ServicerContext) -> Any:
+            if request.prompt.chat.messages[0].content == self.breaks_at:
+                context.abort(grpc.StatusCode.INTERNAL, "broken")
+            return super().Generate(request, context)
+
+    model = Breaking(GOOD_ANSWERS.__getitem__)
+    asked = ["--target", serve(model), "-o", str(tmp_path / "r.json"), "--in-flight", "1"]
+    assert_is_user_error(qa(*asked), "INTERNAL")
+    before = len(model.requests)
+    assert before == 3
+
+    model.breaks_at = ""
+    assert qa(*asked).exit_code == 0
+    assert len(model.requests) == len(GOOD_ANSWERS)
+    outcomes = json.loads((tmp_path / "r.json").read_text())["outcomes"]
+    assert [each["texts"]["question"] for each in outcomes] == [*GOOD_ANSWERS]
+
+
+def test_several_questions_are_asked_at_a_time(serve: Serve) -> None:
+    both = threading.Barrier(2)
+
+    class Together(FakeModel):
+        def Generate(self, request: Any, context: grpc.ServicerContext) -> Any:
+            both.wait(timeout=30)
+            return super().Generate(request, context)
+
+    result = qa("--target", serve(Together(GOOD_ANSWERS.__getitem__)), "--in-flight", "2")
+    assert result.exit_code == 0, result.output
 
 
 def test_an_output_that_cannot_be_written_is_told_before_the_server_is_asked(

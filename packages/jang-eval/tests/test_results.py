@@ -7,24 +7,44 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from jang_eval import QaResult, ResultFileError, read_result, write_result
-from jang_eval._results import JudgedAnswer, ModelInfo, Settings, Totals
-
-COUNTS = st.integers(0, 2**32 - 1)
-SECONDS = st.floats(0, 1e6)
-ANSWERS = st.lists(
-    st.builds(JudgedAnswer, prompt_tokens=COUNTS, completion_tokens=COUNTS, seconds=SECONDS),
-    max_size=4,
+from jang_eval import (
+    EvaluationResult,
+    Interval,
+    Metric,
+    Outcome,
+    ResultFileError,
+    read_result,
+    write_result,
 )
-RESULTS = ANSWERS.flatmap(
-    lambda answers: st.builds(
-        QaResult,
-        task=st.just("qa"),
-        settings=st.builds(Settings, temperature=st.floats(0, 100)),
-        model=st.builds(ModelInfo, bits_per_weight=st.floats(0, 64)),
-        answers=st.just(tuple(answers)),
-        totals=st.just(Totals.of(answers)),
-    )
+from jang_eval._model_info import ModelInfo
+
+FINITE = st.floats(allow_nan=False, allow_infinity=False)
+METRICS = st.lists(
+    st.builds(
+        Metric,
+        value=FINITE,
+        interval=st.none() | st.builds(Interval, low=FINITE, high=FINITE),
+    ),
+    max_size=4,
+    unique_by=lambda metric: metric.name,
+)
+OUTCOMES = st.lists(
+    st.builds(
+        Outcome,
+        numbers=st.dictionaries(st.text(max_size=9), FINITE, max_size=3),
+        arrays=st.dictionaries(
+            st.text(max_size=9), st.lists(FINITE, max_size=3).map(tuple), max_size=2
+        ),
+    ),
+    max_size=4,
+    unique_by=lambda outcome: outcome.id,
+)
+RESULTS = st.builds(
+    EvaluationResult,
+    model=st.builds(ModelInfo, bits_per_weight=st.floats(0, 64)),
+    metrics=METRICS.map(tuple),
+    outcomes=OUTCOMES.map(tuple),
+    seconds=st.floats(0, 1e6),
 )
 
 
@@ -34,7 +54,9 @@ RESULTS = ANSWERS.flatmap(
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(result=RESULTS)
-def test_a_result_comes_back_from_its_file_as_it_was(tmp_path: Path, result: QaResult) -> None:
+def test_a_result_comes_back_from_its_file_as_it_was(
+    tmp_path: Path, result: EvaluationResult
+) -> None:
     file = tmp_path / "result.json"
     write_result(result, file)
     assert read_result(file) == result
@@ -57,36 +79,29 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(
     assert list(tmp_path.iterdir()) == [file]
 
 
-def a_result() -> QaResult:
+def a_result() -> EvaluationResult:
     model = ModelInfo("m", "llama", "JANG_4M", 4.5, 1000, 100, 10, (1,), True, "", "")
-    return QaResult("qa", 1, "ab", "0.1.0", "h:1", Settings(64, 0.0), model, (), Totals.of(()))
+    metric = Metric("correct", 1.0, Interval(0.2, 1.0), "", "higher", 1)
+    outcomes = tuple(
+        Outcome(name, "", {"correct": 1.0}, {"answer": "Paris"}, {"logprobs": (-1.5,)})
+        for name in ("capital", "river")
+    )
+    return EvaluationResult(
+        "qa", 2, "ab", "0.1.0", "h:1", {"max_tokens": "64"}, model, (metric,), outcomes, 1.5
+    )
 
 
 Edit = Callable[[dict[str, Any]], Any]
-
-ANSWER = {
-    "id": "capital",
-    "question": "What is the capital of France?",
-    "answer": "Paris",
-    "verdict": "correct",
-    "failure_mode": None,
-    "ideas_found": ["Paris"],
-    "finish_reason": "eos",
-    "prompt_tokens": 1,
-    "completion_tokens": 1,
-    "seconds": 1.5,
-}
 
 
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
         (lambda d: d.pop("model"), "model: found nothing, expected an object"),
-        (lambda d: d.update(task="mmlu"), "task: found 'mmlu', expected 'qa'"),
         (lambda d: d.update(task_version="1"), "task_version: found '1', expected an integer"),
         (lambda d: d.update(task_version=True), "task_version: found True, expected an integer"),
         (lambda d: d.update(target="\ud800"), r"target: found '\ud800', expected Unicode text"),
-        (lambda d: d.update(answers={}), "answers: found an object, expected a list"),
+        (lambda d: d.update(outcomes={}), "outcomes: found an object, expected a list"),
         (
             lambda d: d["model"].update(eos_token_ids=[1, "</s>"]),
             r"model.eos_token_ids[1]: found '</s>', expected an integer",
@@ -100,21 +115,26 @@ ANSWER = {
             "model.bits_per_weight: found '4.5', expected a finite number",
         ),
         (
-            lambda d: d["answers"][0].update(seconds=10**400),
-            "answers[0].seconds: found 1000000000000000000000000000000000000..., expected a finite",
+            lambda d: d["outcomes"][0]["numbers"].update(correct=10**400),
+            "outcomes[0].numbers.correct: found 1000000000000000000000000000000000000..., "
+            "expected a finite",
         ),
         (
-            lambda d: d["answers"][0].update(verdict="good" * 20),
-            "answers[0].verdict: found 'goodgoodgoodgoodgoodgoodgoodgoodgood..., "
-            "expected one of correct, partial, broken",
+            lambda d: d["metrics"][0].update(interval=[0, 1]),
+            "metrics[0].interval: found a list, expected an object",
         ),
         (
-            lambda d: d["answers"][0].update(failure_mode="bored"),
-            "answers[0].failure_mode: found 'bored', expected one of empty, prompt echo, ",
+            lambda d: d["metrics"].append(d["metrics"][0]),
+            "metrics[1]: found 'correct', expected a name that no other has",
         ),
         (
-            lambda d: d["totals"].update(correct=6),
-            "totals.correct: found 6, expected 1, as the answers add up to",
+            lambda d: d["outcomes"][1].update(id="capital"),
+            "outcomes[1]: found 'capital', expected a name that no other has",
+        ),
+        (
+            lambda d: d.update(answers=[], metrics=None) or d.pop("metrics"),
+            "answers: found a list, expected metrics and outcomes: `jang-eval qa` wrote another "
+            "form once; ask again",
         ),
     ],
 )
@@ -124,19 +144,6 @@ def test_a_result_with_a_bad_field_is_refused_by_file_and_field(
     file = tmp_path / "result.json"
     write_result(a_result(), file)
     document = json.loads(file.read_text())
-    document["answers"] = [dict(ANSWER)]
-    document["totals"] = {
-        "questions": 1,
-        "correct": 1,
-        "partial": 0,
-        "broken": 0,
-        "prompt_tokens": 1,
-        "completion_tokens": 1,
-        "seconds": 1.5,
-    }
-    file.write_text(json.dumps(document))
-    read_result(file)
-
     edit(document)
     file.write_text(json.dumps(document))
 
@@ -180,6 +187,6 @@ def test_a_field_that_a_newer_version_added_is_passed_over(tmp_path: Path) -> No
 def test_a_number_that_json_allows_and_floats_do_not_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "result.json"
     write_result(a_result(), file)
-    file.write_text(file.read_text().replace('"temperature": 0.0', '"temperature": 1e999'))
-    with pytest.raises(ResultFileError, match=r"settings\.temperature: found inf, expected a fin"):
+    file.write_text(file.read_text().replace('"seconds": 1.5', '"seconds": 1e999'))
+    with pytest.raises(ResultFileError, match=r"seconds: found inf, expected a fin"):
         read_result(file)

@@ -1,8 +1,8 @@
 """Judges language models that are served over the JANG gRPC API.
 
 >>> from jang_eval import run_qa
->>> run_qa("localhost:50051").totals.correct  # doctest: +SKIP
-6
+>>> run_qa("localhost:50051").metrics[0].value  # doctest: +SKIP
+1.0
 """
 
 from jang_eval._errors import (
@@ -15,20 +15,25 @@ from jang_eval._errors import (
     SandboxError,
     TargetError,
 )
-from jang_eval._failure_modes import FailureMode, detect_failure_mode
-from jang_eval._judge import Verdict
-from jang_eval._qa import run_qa
-from jang_eval._results import QaResult, read_result, write_result
+from jang_eval._evaluation import EvaluationResult, Metric, Outcome
+from jang_eval._result_files import read_result, write_result
+from jang_eval._statistics import Interval
+from jang_eval._tasks.qa import run_qa
+from jang_eval._tasks.qa_failure_modes import FailureMode, detect_failure_mode
+from jang_eval._tasks.qa_judge import Verdict
 from jang_eval._version import __version__
 
 __all__ = [
     "ComparisonError",
     "DataError",
+    "EvaluationResult",
     "FailureMode",
+    "Interval",
     "JangEvalError",
+    "Metric",
     "OptionError",
+    "Outcome",
     "ProgramError",
-    "QaResult",
     "ResultFileError",
     "SandboxError",
     "TargetError",

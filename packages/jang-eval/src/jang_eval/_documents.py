@@ -1,34 +1,81 @@
-"""The documents of a text: articles of wikitext, whose raw form has all of them in one file."""
+"""Files of JSON and text: read, and written whole or not at all."""
 
-import re
-from collections.abc import Callable, Sequence
-from itertools import accumulate
-from typing import Final
+import json
+import os
+from pathlib import Path
+from typing import Any, NoReturn
 
-# A top-level title, ` = Valkyria Chronicles III = `, alone between lines that are empty or, as in
-# the published file, one space. Formulas of an article can look so too, but have text around them.
-_TITLE: Final = re.compile(r"(?:\A|^ ?\n)(?= = (?!=).+(?<!=) = \n ?\n)", re.MULTILINE)
+from jang_eval._errors import ResultFileError
 
 
-def split_documents(content: str) -> list[str]:
-    """The documents of a text, in their order and without a gap; one where it has no titles.
+def document_text(document: dict[str, Any]) -> str:
+    """A document as files hold it."""
+    return json.dumps(document, ensure_ascii=False, allow_nan=False, indent=2) + "\n"
 
-    What stands before the first title belongs to the first document.
+
+def write_document(document: dict[str, Any], path: Path) -> None:
+    """Writes a document, whole or not at all: a reader never sees half of it.
+
+    Raises:
+        ResultFileError: The file cannot be written.
     """
-    starts = [match.end() for match in _TITLE.finditer(content)][1:]
-    return [
-        content[begin:end] for begin, end in zip([0, *starts], [*starts, len(content)], strict=True)
-    ]
+    write_whole(document_text(document), path)
 
 
-def document_places(content: str, count: Callable[[str], int]) -> Sequence[int]:
-    """At which token of a text each of its documents begins, the first at 0.
+def write_whole(text: str, path: Path) -> None:
+    """Writes a text as UTF-8, whole or not at all.
 
-    Tokens of each document are counted by themselves. Where a tokenizer joins the end of one with
-    the beginning of the next, places are off by as many tokens as it joins.
-
-    Args:
-        content: The text.
-        count: Tokens of a text.
+    Raises:
+        ResultFileError: The file cannot be written.
     """
-    return [0, *accumulate(count(document) for document in split_documents(content)[:-1])]
+    check_writable(path)
+    # Beside the target, since only within one file system does a rename replace in one step.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        try:
+            temporary.write_text(text, encoding="utf-8", newline="\n")
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise ResultFileError(f"{path}: cannot be written: {error.strerror}") from error
+
+
+def shown_path(path: Path) -> str:
+    """A path as documents for others have it: from the current directory on, or its name alone."""
+    here = Path.cwd().resolve()
+    found = path.resolve()
+    return found.relative_to(here).as_posix() if found.is_relative_to(here) else path.name
+
+
+def check_writable(path: Path) -> None:
+    """Tells before the work whether a result could be written there.
+
+    Raises:
+        ResultFileError: It could not.
+    """
+    # A rename would put a file in the place of a device such as /dev/null.
+    if path.exists() and not path.is_file():
+        raise ResultFileError(f"{path}: found something that is no file, expected a file")
+    if not path.parent.is_dir():
+        raise ResultFileError(f"{path}: found no directory {path.parent}, expected one")
+    if not os.access(path.parent, os.W_OK):
+        raise ResultFileError(f"{path}: found {path.parent} read-only, expected it writable")
+
+
+def read_document(path: Path) -> object:
+    """The JSON document that a file holds, not looked into.
+
+    Raises:
+        ResultFileError: There is no such file, or it does not hold JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+    except OSError as error:
+        raise ResultFileError(f"{path}: cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise ResultFileError(f"{path}: found no JSON ({error}), expected a result") from error
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON number")

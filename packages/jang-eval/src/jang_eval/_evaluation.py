@@ -1,10 +1,10 @@
-"""What a task is, and what came of it: the same for all tasks but `qa`."""
+"""What a task is, and what came of it: the same for all tasks."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from jang_eval._results import ModelInfo
+from jang_eval._model_info import ModelInfo
 from jang_eval._statistics import Interval
 from jang_eval._target import Target
 

@@ -8,8 +8,8 @@ import numpy.typing as npt
 
 from jang_eval._divergence import Expected, FullRows, Ids
 from jang_eval._errors import TargetError
+from jang_eval._model_info import ModelInfo
 from jang_eval._prompts import Prompt, prompts_digest, tokenize_prompts
-from jang_eval._results import ModelInfo
 from jang_eval._target import Target
 from jang_eval._windows import Text, Window, tokenize, tokens_digest
 

@@ -43,8 +43,8 @@ from jang_eval._divergence import (
     pick,
 )
 from jang_eval._errors import DataError, OptionError
+from jang_eval._model_info import ModelInfo
 from jang_eval._records import to_json
-from jang_eval._results import ModelInfo
 from jang_eval._windows import Windowing
 
 MAGIC: Final = b"JANGREF1"

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from jang_eval._divergence import Expected, FullRows, TopRows
 from jang_eval._errors import JangEvalError, ResultFileError
+from jang_eval._model_info import ModelInfo
 from jang_eval._prompts import Prompt
 from jang_eval._records import FieldError, from_json
 from jang_eval._reference_file import (
@@ -23,7 +24,6 @@ from jang_eval._reference_file import (
     StoredWindow,
     kept_tokens,
 )
-from jang_eval._results import ModelInfo
 from jang_eval._statistics import Doubles
 from jang_eval._windows import Text, Window
 

@@ -5,9 +5,9 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from jang_eval._documents import check_writable
 from jang_eval._errors import OptionError, ResultFileError
 from jang_eval._reference_file import Header
-from jang_eval._results import check_writable
 from jang_eval._running import journal_path
 
 

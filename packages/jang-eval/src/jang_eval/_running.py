@@ -9,10 +9,11 @@ from threading import Event
 from time import perf_counter
 from typing import Any
 
+from jang_eval._documents import check_writable, write_document
 from jang_eval._evaluation import EvaluationResult, Item, Outcome, Task
 from jang_eval._journal import Journal
+from jang_eval._model_info import ModelInfo
 from jang_eval._records import to_json
-from jang_eval._results import ModelInfo, check_writable, write_document
 from jang_eval._target import Target
 from jang_eval._version import __version__
 

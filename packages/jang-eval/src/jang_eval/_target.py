@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from jang_eval._address import check_address
 from jang_eval._errors import OptionError, TargetError
-from jang_eval._results import ModelInfo, PlanRow, SpecialTokens
+from jang_eval._model_info import ModelInfo, PlanRow, SpecialTokens
 from jang_proto.runtime.v1 import runtime_pb2, runtime_pb2_grpc
 
 TIMEOUT_SECONDS_MAX = 86400.0

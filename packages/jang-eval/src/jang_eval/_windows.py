@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jang_eval._documents import document_places
+from jang_eval._articles import document_places
 from jang_eval._errors import DataError, OptionError
 from jang_eval._target import Target
 

@@ -43,6 +43,14 @@ ReferenceOption: TypeAlias = Annotated[
 SeedOption: TypeAlias = Annotated[
     int, typer.Option("--seed", metavar="N", min=0, help="Of everything that is drawn.")
 ]
+QuestionsOption: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(
+        "--questions",
+        metavar="FILE",
+        help="Questions of your own (TOML, see the README); default: six.",
+    ),
+]
 JsonOption: TypeAlias = Annotated[
     bool, typer.Option("--json", help="Print the result as JSON instead of a table.")
 ]

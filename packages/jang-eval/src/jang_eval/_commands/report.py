@@ -11,13 +11,13 @@ import typer
 from jang_eval._commands.humaneval import choose_sandbox
 from jang_eval._commands.options import JsonOption, SeedOption, bytes_of
 from jang_eval._commands.running import show_progress
+from jang_eval._documents import document_text
 from jang_eval._errors import OptionError
 from jang_eval._protocol.candidates import REFERENCE_ARGUMENTS, Candidate, candidates
 from jang_eval._protocol.pages import bring_report_together, report_document, write_pages
 from jang_eval._protocol.programs import find_program
 from jang_eval._protocol.project import Data, Project, Sizes, check_sizes, left_out, measures
 from jang_eval._protocol.running import run_protocol
-from jang_eval._results import document_text
 from jang_eval._target import check_timeout
 from jang_eval._tasks.speed import Load
 

@@ -17,13 +17,13 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from jang_eval._documents import document_text
 from jang_eval._errors import OptionError
 from jang_eval._evaluation import EvaluationResult, Task
 from jang_eval._records import to_json
-from jang_eval._report import metrics_table
-from jang_eval._results import document_text
 from jang_eval._running import run_task
 from jang_eval._target import Target
+from jang_eval._terminal import metrics_table
 
 _IN_FLIGHT_MAX: Final = 256
 

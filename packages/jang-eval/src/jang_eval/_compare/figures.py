@@ -13,7 +13,7 @@ from jang_eval._compare.charts import Bar, Point, bars, histogram, scatter
 from jang_eval._compare.markup import figure, html_table, statement
 from jang_eval._compare.overview import Column, Run, TaskTable
 from jang_eval._evaluation import Metric
-from jang_eval._results import ModelInfo
+from jang_eval._model_info import ModelInfo
 from jang_eval._statistics import Doubles
 
 _BINS_PER_DECADE: Final = 4

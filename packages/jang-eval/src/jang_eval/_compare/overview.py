@@ -7,12 +7,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from jang_eval._compare.answers import AnsweredQuestion, side_by_side
 from jang_eval._compare.flips import Flips, flips
 from jang_eval._compare.means import MeanTest, mean_tests
 from jang_eval._compare.paired import PairedTest, paired_tests
+from jang_eval._documents import shown_path
 from jang_eval._errors import ComparisonError, OptionError
 from jang_eval._evaluation import EvaluationResult, Metric
-from jang_eval._results import ModelInfo, shown_path
+from jang_eval._model_info import ModelInfo
 from jang_eval._running import identity
 
 Named = tuple[Path, EvaluationResult]
@@ -72,6 +74,7 @@ class TaskTable:
     pairs: tuple[PairedTest, ...]
     means: tuple[MeanTest, ...]
     flips: tuple[Flips, ...]
+    answers: tuple[AnsweredQuestion, ...]
 
     @property
     def headlines(self) -> tuple[Column, ...]:
@@ -128,7 +131,7 @@ def bring_together(
 
 
 def overview_document(overview: Overview) -> dict[str, Any]:
-    """What `--json` prints: everything but the single outcomes."""
+    """What `--json` prints: everything but the single outcomes, of which it has those of `qa`."""
     return {
         "models": [
             {"label": model.label, "is_reference": model.is_reference, **asdict(model.info)}
@@ -158,6 +161,7 @@ def _task_document(table: TaskTable) -> dict[str, Any]:
         "paired_tests": [asdict(pair) for pair in table.pairs],
         "mean_tests": [asdict(test) for test in table.means],
         "answer_flips": [asdict(each) for each in table.flips],
+        "answers": [asdict(each) for each in table.answers],
     }
 
 
@@ -257,6 +261,7 @@ def _table(runs: Sequence[Run]) -> TaskTable:
         pairs=paired_tests(named),
         means=mean_tests(named),
         flips=_flips(runs),
+        answers=side_by_side(named),
     )
 
 

@@ -19,7 +19,7 @@ from jang_eval._compare.figures import (
 )
 from jang_eval._compare.markup import choice, folded, grid, html_table, scrolling, section
 from jang_eval._compare.overview import Model, Overview, TaskTable
-from jang_eval._results import PlanRow
+from jang_eval._model_info import PlanRow
 
 # The one task that is about servers more than about models.
 _SPEED: Final = "speed"

@@ -3,8 +3,10 @@
 from collections.abc import Sequence
 
 from jang_eval._compare import wording
+from jang_eval._compare.answers import Answer, AnsweredQuestion
 from jang_eval._compare.overview import Column, Overview, TaskTable
-from jang_eval._report import describe_model, escaped, fenced, shorten
+from jang_eval._model_info import describe_model
+from jang_eval._text import escaped, fenced, shorten
 
 
 def overview_markdown(overview: Overview) -> str:
@@ -49,7 +51,27 @@ def _task(table: TaskTable) -> list[str]:
     for each in wording.comparisons(table):
         shown = _markdown_table(each.headings, each.rows)
         parts += [f"### {each.name}", shown, each.notes]
+    if table.answers:
+        parts += _answers(table.answers)
     return [*parts, "; ".join(escaped(rule) for rule in wording.rules(table)) + "."]
+
+
+def _answers(questions: Sequence[AnsweredQuestion]) -> list[str]:
+    """Verdicts with questions as rows, then what was said."""
+    labels = [each.model for each in questions[0].answers]
+    rows = [[each.question, *map(_verdict, each.answers)] for each in questions]
+    parts = ["### Verdicts", _markdown_table(["question", *labels], rows)]
+    for each in questions:
+        said = "\n".join(
+            f"- {escaped(answer.model)}: {fenced(shorten(answer.answer))}"
+            for answer in each.answers
+        )
+        parts += [f"### {escaped(each.question)}", said]
+    return parts
+
+
+def _verdict(answer: Answer) -> str:
+    return f"{answer.verdict}: {answer.failure_mode}" if answer.failure_mode else answer.verdict
 
 
 def _metrics(table: TaskTable) -> str:

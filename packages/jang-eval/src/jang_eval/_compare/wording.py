@@ -8,7 +8,7 @@ from jang_eval._compare.means import MeanTest
 from jang_eval._compare.overview import Column, TaskTable
 from jang_eval._compare.paired import PairedTest
 from jang_eval._evaluation import Metric
-from jang_eval._results import ModelInfo
+from jang_eval._model_info import ModelInfo
 
 MODEL_HEADINGS: Final = ("model", "bpw", "MB")
 NOTES: Final = (

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from jang_eval._documents import write_document
 from jang_eval._errors import OptionError, ProgramError, ResultFileError
 from jang_eval._protocol.programs import run_converter
-from jang_eval._results import write_document
 
 REFERENCE: Final = "reference"
 # 8 bits in groups of 32, which hold what GGUF's 4-bit groups of 32 hold nearly exactly.

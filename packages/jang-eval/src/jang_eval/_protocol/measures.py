@@ -5,18 +5,15 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Final, TypeAlias
 
-from jang_eval import _qa
-from jang_eval._compare.documents import read_any_result
 from jang_eval._errors import ResultFileError
 from jang_eval._evaluation import EvaluationResult, Task
 from jang_eval._journal import Journal
-from jang_eval._qa import run_qa
-from jang_eval._questions import load_questions
+from jang_eval._model_info import ModelInfo
 from jang_eval._reference_file import Header
 from jang_eval._reference_making import MakeRecord
 from jang_eval._reference_reader import ReferenceFile
 from jang_eval._reference_writing import stored_beginning, write_reference
-from jang_eval._results import TASK, ModelInfo, QaResult, write_result
+from jang_eval._result_files import read_result
 from jang_eval._running import description, journal_path, run_task
 from jang_eval._target import Target
 
@@ -48,35 +45,13 @@ def measure_task(
 
     def run(target: Target, output: Path, say: Say, show: Show) -> float:
         task, model = make_task(target), target.model_info()
-        found = _existing(output, say, lambda result: _differences(result, task, model))
-        if isinstance(found, EvaluationResult):
+        found = _existing(output, say, task, model)
+        if found is not None:
             return found.seconds
         _clear_foreign_journal(task, model, output, say)
         return run_task(task, target, in_flight=in_flight, output=output, on_progress=show).seconds
 
     return Measure(name, run, needs)
-
-
-def measure_questions(max_tokens: int, timeout: float) -> Measure:
-    """The measure of the six questions."""
-
-    def run(target: Target, output: Path, say: Say, show: Show) -> float:
-        model, count = target.model_info(), len(load_questions().questions)
-        found = _existing(output, say, lambda result: _qa_differences(result, max_tokens, model))
-        if isinstance(found, QaResult):
-            return found.totals.seconds
-        done = iter(range(1, count + 1))
-        show(0, count)
-        result = run_qa(
-            target.address,
-            max_tokens=max_tokens,
-            timeout=timeout,
-            on_answer=lambda _: show(next(done), count),
-        )
-        write_result(result, output)
-        return result.totals.seconds
-
-    return Measure(TASK, run)
 
 
 def store_reference(
@@ -119,20 +94,16 @@ def forget(path: Path) -> None:
         raise ResultFileError(f"{path}: cannot be deleted: {error.strerror}") from error
 
 
-def _existing(
-    output: Path,
-    say: Say,
-    differences: Callable[[EvaluationResult | QaResult], Iterable[tuple[str, object, object]]],
-) -> EvaluationResult | QaResult | None:
+def _existing(output: Path, say: Say, task: Task, model: ModelInfo) -> EvaluationResult | None:
     """A result that is there, if it is of this model, task, data and settings; else why not."""
     if not output.exists():
         return None
     try:
-        result = read_any_result(output)
+        result = read_result(output)
     except ResultFileError as error:
         say(f"{error}; it is measured again")
         return None
-    for field, found, expected in differences(result):
+    for field, found, expected in _differences(result, task, model):
         if found != expected:
             say(
                 f"{output}: {field}: found {_shown(found)}, expected {_shown(expected)}; "
@@ -143,29 +114,15 @@ def _existing(
 
 
 def _differences(
-    result: EvaluationResult | QaResult, task: Task, model: ModelInfo
+    result: EvaluationResult, task: Task, model: ModelInfo
 ) -> Iterable[tuple[str, object, object]]:
     yield "task", result.task, task.name
-    if isinstance(result, QaResult):
-        return
     yield "task_version", result.task_version, task.version
     yield "data_sha256", result.data_sha256, task.data_sha256
     for name in sorted({*result.settings, *task.settings}):
         yield f"settings.{name}", result.settings.get(name), task.settings.get(name)
     yield from _model_differences(result.model, model)
     yield "outcomes", [each.id for each in result.outcomes], [each.id for each in task.items]
-
-
-def _qa_differences(
-    result: EvaluationResult | QaResult, max_tokens: int, model: ModelInfo
-) -> Iterable[tuple[str, object, object]]:
-    yield "task", result.task, TASK
-    if isinstance(result, EvaluationResult):
-        return
-    yield "task_version", result.task_version, _qa.TASK_VERSION
-    yield "data_sha256", result.data_sha256, load_questions().sha256
-    yield "settings.max_tokens", result.settings.max_tokens, max_tokens
-    yield from _model_differences(result.model, model)
 
 
 def _model_differences(

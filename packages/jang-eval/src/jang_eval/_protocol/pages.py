@@ -5,16 +5,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from jang_eval._compare.documents import as_evaluation, read_any_result
 from jang_eval._compare.overview import Named, Overview, bring_together, overview_document
 from jang_eval._compare.pages import overview_page
 from jang_eval._compare.table import overview_markdown
+from jang_eval._documents import write_whole
 from jang_eval._errors import ComparisonError
 from jang_eval._protocol.candidates import REFERENCE
 from jang_eval._protocol.measures import forget
 from jang_eval._protocol.running import Failure, Report
-from jang_eval._report import escaped
-from jang_eval._results import write_whole
+from jang_eval._result_files import read_result
+from jang_eval._text import escaped
 
 # From the root on, up to the last name.
 _DIRECTORIES: Final = re.compile(r"(?<![\w.~:/-])(?:/[^/\s'\":;,()]+)*/(?=[^/\s])")
@@ -26,7 +26,7 @@ def bring_report_together(report: Report) -> Overview | None:
     taken: list[Named] = []
     labels: dict[Path, str] = {}
     for model, path in report.results:
-        result = as_evaluation(read_any_result(path))
+        result = read_result(path)
         first = firsts.setdefault(result.task, (path, result))
         try:
             bring_together([first, (path, result)])

@@ -6,7 +6,6 @@ from functools import partial
 from pathlib import Path
 from typing import Final, TypeAlias
 
-from jang_eval._errors import OptionError
 from jang_eval._evaluation import Task
 from jang_eval._prompts import read_prompts
 from jang_eval._protocol.candidates import Candidate
@@ -14,17 +13,16 @@ from jang_eval._protocol.measures import (
     Measure,
     Say,
     Show,
-    measure_questions,
     measure_task,
     store_reference,
 )
-from jang_eval._questions import load_questions
 from jang_eval._reference_file import FULL
 from jang_eval._reference_making import reference_of_prompts, reference_of_texts
 from jang_eval._reference_reader import ReferenceFile
 from jang_eval._sandbox import Sandbox
 from jang_eval._target import Target
-from jang_eval._tasks import humaneval, kl, logit_mse, mmlu, perplexity, speed
+from jang_eval._tasks import humaneval, kl, logit_mse, mmlu, perplexity, qa, speed
+from jang_eval._tasks.qa_questions import load_questions
 from jang_eval._windows import Convention, Windowing, read_texts
 
 _STORE_PROMPTS: Final = "store logits of prompts"
@@ -142,7 +140,7 @@ def measures(project: Project) -> list[Measure]:
     if data.humaneval is not None and data.sandbox is not None:
         written = humaneval.task(data.humaneval, data.sandbox, limit=sizes.limit)
         found.append(measure_task(written.name, _same(written), _ANSWERS_IN_FLIGHT))
-    found.append(measure_questions(sizes.max_tokens, project.timeout))
+    found.append(measure_task("qa", partial(_qa, sizes), _SCORES_IN_FLIGHT))
     logits = partial(_logit_mse, project, prompts_of(data))
     found.append(measure_task("logit-mse", logits, 1, _STORE_PROMPTS))
     if data.texts:
@@ -207,6 +205,10 @@ def _speed(sizes: Sizes) -> Callable[[Target], Task]:
     return lambda target: speed.task(target, sizes.load, sizes.seed)
 
 
+def _qa(sizes: Sizes, target: Target) -> Task:
+    return qa.task(load_questions(), target.model_info(), max_tokens=sizes.max_tokens)
+
+
 def _logit_mse(project: Project, prompts: tuple[str, ...], target: Target) -> Task:
     known = ReferenceFile(project.prompt_logits)
     return logit_mse.task(target, known, prompts, project.sizes.seed)
@@ -233,5 +235,4 @@ def _overlapping(sizes: Sizes) -> Windowing:
 def check_sizes(sizes: Sizes) -> None:
     """Raise OptionError if windows or answers are out of range, before anything is started."""
     _whole(sizes)
-    if sizes.max_tokens < 1:
-        raise OptionError(f"max_tokens: found {sizes.max_tokens}, expected at least 1")
+    qa.check_max_tokens(sizes.max_tokens)

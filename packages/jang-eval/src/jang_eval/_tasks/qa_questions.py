@@ -1,4 +1,4 @@
-"""The questions of the task `qa`: `_questions.toml` beside this module, or a list of the user's."""
+"""The questions of the task `qa`: `qa_questions.toml` beside this module, or one's own."""
 
 import hashlib
 import re
@@ -43,11 +43,13 @@ class QuestionSet:
 @cache
 def load_questions() -> QuestionSet:
     """Reads the questions that come with this package."""
-    return _question_set(resources.files("jang_eval").joinpath("_questions.toml").read_bytes())
+    return _question_set(
+        resources.files("jang_eval._tasks").joinpath("qa_questions.toml").read_bytes()
+    )
 
 
 def read_questions(path: Path) -> QuestionSet:
-    """Reads a list of questions in the form of `_questions.toml`.
+    """Reads a list of questions in the form of `qa_questions.toml`.
 
     `plain_prompt` and `plain_stop_strings` may be missing, and are then those of the package;
     without `enough` one idea is.

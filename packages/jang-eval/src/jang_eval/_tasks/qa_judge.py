@@ -14,8 +14,8 @@ from one that does not; they do not rank models that work.
 from dataclasses import dataclass
 from enum import StrEnum
 
-from jang_eval._failure_modes import FailureMode, examine
-from jang_eval._questions import Question
+from jang_eval._tasks.qa_failure_modes import FailureMode, examine
+from jang_eval._tasks.qa_questions import Question
 
 
 class Verdict(StrEnum):

@@ -1,6 +1,6 @@
 """Where a text has documents, and which windows are whose."""
 
-from jang_eval._documents import document_places, split_documents
+from jang_eval._articles import document_places, split_documents
 from jang_eval._windows import Convention, Tokens, Windowing, block_names, cut
 
 # As wiki.test.raw has them: a formula that looks like a title is none, nor is a section's.
