@@ -258,6 +258,17 @@ def test_means_over_the_same_texts_are_tested_by_the_blocks_that_results_have(
     assert "### Paired tests of means\n" in compare(*files).stdout
 
 
+@pytest.mark.parametrize("task", ["kl", "perplexity", "logit-mse", "qa", "mmlu"])
+def test_results_without_a_single_outcome_have_no_tests_and_no_traceback(
+    directory: Path, task: str
+) -> None:
+    for label in ("a", "b"):
+        write(a_result(label, "y", task=task, outcomes=()), f"{label}.json")
+    result = compare("a.json", "b.json", "--html", "page.html")
+    assert result.exit_code == 0, result.output
+    assert "Paired tests" not in result.stdout
+
+
 def test_means_that_differ_in_each_of_many_windows_do_so_by_no_chance(directory: Path) -> None:
     files = [str(file) for file in MADE["write_all"](directory, 3)]
     document = json.loads(compare(*files, "--json").stdout)

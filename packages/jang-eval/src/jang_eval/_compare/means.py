@@ -63,7 +63,7 @@ def mean_tests(results: Sequence[tuple[str, EvaluationResult]]) -> tuple[MeanTes
     """
     first = results[0][1]
     mean = _MEANS.get(first.task)
-    if mean is None:
+    if mean is None or not first.outcomes:
         return ()
     blocks = _blocks(first)
     counts = _sums(first, blocks, lambda outcome: outcome.numbers.get("tokens", 0.0))
