@@ -489,6 +489,44 @@ def test_the_page_says_how_it_was_made_and_is_the_same_each_time(directory: Path
     assert "127.0.0.1:50051" in text
 
 
+def test_the_heat_map_has_the_bytes_of_each_role_by_bits_and_is_darker_where_more_are(
+    directory: Path,
+) -> None:
+    plan = (
+        PlanRow("attention", 4, 64, 30, 1, 1_000_000),
+        PlanRow("attention", 4, 32, 30, 1, 1_000_000),
+        PlanRow("mlp", 2, 64, 90, 1, 6_000_000),
+        PlanRow("mlp", 4, 64, 3, 1, 1_000_000),
+        PlanRow("norm", None, None, 61, 1, 1_000_000),
+    )
+    model = dataclasses.replace(MADE["a_model"]("a", 4.5), plan=plan, plan_digest="5a" * 32)
+    page = page_of({"a.json": a_result("a", "yn", model=model)})
+
+    (part,) = re.findall("<h2>Where the bytes are</h2>(.*?)</section>", page, re.DOTALL)
+    assert "a: 10.0 MB" in part
+    heads = re.findall('<th scope="col">(.*?)</th>', part)
+    rows = re.findall('<tr><th scope="row">(.*?)</th>(.*?)</tr>', part)
+    cells = {
+        (role, bits): re.sub("<.*?>", " ", content)
+        for role, row in rows
+        for bits, content in zip(heads[1:], re.findall("<td.*?</td>", row), strict=True)
+    }
+    assert heads == ["MB", "2 bits", "4 bits", "other"]
+    assert {place: text.split() for place, text in cells.items() if text.strip()} == {
+        ("attention", "4 bits"): ["2.0", "20.0", "%"],
+        ("mlp", "2 bits"): ["6.0", "60.0", "%"],
+        ("mlp", "4 bits"): ["1.0", "10.0", "%"],
+        ("norm", "other"): ["1.0", "10.0", "%"],
+    }
+    assert 'class="heat1" title="60 modules, groups of 32, 64">2.0<' in part
+    assert 'class="heat3" title="90 modules, groups of 64">6.0<' in part
+    assert 'class="heat0" title="61 modules">1.0<' in part
+
+    (made,) = re.findall("<h2>How this was made</h2>(.*?)</section>", page, re.DOTALL)
+    assert '<th scope="col">plan digest</th>' in made
+    assert f"<td>{'5a' * 8}</td>" in made
+
+
 def test_failures_begin_where_models_disagree_and_take_groups_in_turn(directory: Path) -> None:
     groups = "aaaabbc"
     results = {

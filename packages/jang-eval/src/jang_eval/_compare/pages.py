@@ -30,6 +30,8 @@ _QUALITY_NOTE: Final = (
     "below."
 )
 _PAIRS_SHOWN: Final = 10
+# Of a digest, which tells models apart well before its end.
+_DIGITS: Final = 16
 
 
 def overview_page(overview: Overview, *, commit: str = "", notes: Sequence[str] = ()) -> str:
@@ -198,14 +200,15 @@ def _provenance(overview: Overview, commit: str) -> str:
                 run.model.info.name,
                 run.model.info.architecture,
                 " ".join((run.model.info.source_name, run.model.info.source_quantization)).strip(),
-                run.model.info.digest[:16],
+                run.model.info.digest[:_DIGITS],
+                run.model.info.plan_digest[:_DIGITS],
                 f"{run.result.seconds:,.1f}",
                 run.result.jang_eval_version,
             ]
             for run in table.runs
         ]
         headings = ["model", "file", "server", "name", "architecture", "source", "digest"]
-        headings += ["seconds", "jang-eval"]
+        headings += ["plan digest", "seconds", "jang-eval"]
         shown = html_table(headings, rows, table.task)
         parts.append(f"<h3>{clean(table.task)}</h3><ul>{rules}</ul>{shown}")
     return "".join(parts)
