@@ -121,7 +121,7 @@ def _conditions(windows: NDArray[np.int32], text: Path, commit: str | None) -> C
         text=hashlib.sha256(text.read_bytes()).hexdigest(),
         place=_place(),
         versions=", ".join(f"{name} {version(name)}" for name in packages),
-        commit=commit or _commit(),
+        commit=commit or checked_out_commit(),
     )
 
 
@@ -133,7 +133,8 @@ def _place() -> str:
     return f"{name}, {platform.system()}, {blas_in_use()}"
 
 
-def _commit() -> str:
+def checked_out_commit() -> str:
+    """The commit of this repository, or "unknown" where git cannot be asked."""
     command = ["git", "describe", "--always", "--dirty"]
     found = subprocess.run(command, check=False, capture_output=True, text=True, cwd=ROOT)
     return found.stdout.strip() or "unknown"

@@ -18,6 +18,7 @@ from typing import Final
 from calibrations import calibrate
 from commands import ROOT, SOURCE
 from peers import Workshop, make_all, recipe, uniform, write_source
+from records import checked_out_commit
 
 from jang_quant import open_source
 
@@ -47,6 +48,7 @@ def arguments() -> argparse.Namespace:
     add("--mmlu", type=Path, required=True, help="MMLU's directory")
     add("--humaneval", type=Path, required=True, help="HumanEval.jsonl.gz")
     add("--work", type=Path, required=True, help="a directory for what is made")
+    add("--commit", default="", help="of this repository, where git cannot be asked")
     return parser.parse_args()
 
 
@@ -61,6 +63,7 @@ def report_command(asked: argparse.Namespace, source: Path, calibration: Path) -
         *("--mmlu", str(asked.mmlu), "--shots", "0"),
         *("--humaneval", str(asked.humaneval), "--allow-code-execution"),
         *("--text", str(asked.text), "--work", str(asked.work / "report")),
+        *("--commit", asked.commit or checked_out_commit()),
     ]
 
 

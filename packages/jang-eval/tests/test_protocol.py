@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from jang_eval._documents import write_document
 from jang_eval._errors import OptionError, ProgramError
 from jang_eval._protocol.candidates import Candidate, candidates, make
-from jang_eval._protocol.pages import bring_report_together
+from jang_eval._protocol.pages import Making, bring_report_together, write_pages
 from jang_eval._protocol.programs import find_program, run_converter
 from jang_eval._protocol.running import Failure, Report
 from jang_eval._protocol.steps import Steps
@@ -175,6 +175,9 @@ def test_a_report_of_failures_alone_names_no_place_of_this_machine_and_keeps_no_
     work = tmp_path / "my work"
     work.mkdir()
     (work / "report.html").write_text("old")
+    text = tmp_path / "a text.txt"
+    text.write_text("Words.")
+    (tmp_path / "other.txt").write_text("Words.")
     reason = f"ended with status 2: /srv/models/x: no file (in {work}/logs/a.log), 5 tokens/s"
     heard: list[object] = []
 
@@ -187,7 +190,12 @@ def test_a_report_of_failures_alone_names_no_place_of_this_machine_and_keeps_no_
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         result = CliRunner().invoke(
-            app, ["report", str(tmp_path), "--work", str(work), "--seed", "1"]
+            app,
+            [
+                *("report", str(tmp_path), "--work", str(work), "--seed", "1"),
+                *("--directory", f"x={tmp_path}", "--allow-code-execution", "--commit", "0123abc"),
+                *("--text", str(text), "--text", str(tmp_path / "other.txt")),
+            ],
         )
     finally:
         signal.signal(signal.SIGHUP, before)
@@ -196,7 +204,27 @@ def test_a_report_of_failures_alone_names_no_place_of_this_machine_and_keeps_no_
     assert not (work / "report.html").exists()
     page = (work / "report.md").read_text()
     assert "a: serve: ended with status 2: x: no file (in logs/a.log), 5 tokens/s" in page
+    assert (
+        f"- Command: `jang-eval report {tmp_path.name} --work 'my work' "
+        f"--directory x={tmp_path.name} --allow-code-execution --text 'a text.txt' "
+        "--text other.txt --seed 1 --commit 0123abc`\n- Commit: `0123abc`\n"
+    ) in page
     assert str(tmp_path) not in page
+
+
+def test_both_pages_of_a_report_have_its_command_and_commit(tmp_path: Path) -> None:
+    report = Report()
+    write_document(to_json(MADE["a_kl"]("JANG_4M", 4.0)), tmp_path / "a-kl.json")
+    report.results.append(("a", tmp_path / "a-kl.json"))
+    command = "jang-eval report smollm2 --profiles " + ",".join(["4M"] * 100)
+    overview = bring_report_together(report)
+    write_pages(overview, tmp_path, "a", [], [], Making(command, "0123abc"))
+    for page in ("report.md", "report.html"):
+        text = (tmp_path / page).read_text()
+        assert command in text
+        assert "0123abc" in text
+    write_pages(overview, tmp_path, "a", [], [], Making(command, ""))
+    assert "Commit" not in (tmp_path / "report.md").read_text()
 
 
 def test_a_model_that_comes_twice_keeps_its_own_results(tmp_path: Path) -> None:

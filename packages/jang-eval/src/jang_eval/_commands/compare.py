@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from jang_eval._commands.options import CommitOption
 from jang_eval._compare.overview import bring_together, overview_document
 from jang_eval._compare.pages import overview_page
 from jang_eval._compare.table import overview_markdown
@@ -30,9 +31,7 @@ def compare(
             "of kl or logit-mse are among them, these say which model that is.",
         ),
     ] = None,
-    commit: Annotated[
-        str, typer.Option(metavar="ID", help="Of the code that was judged, for the page.")
-    ] = "",
+    commit: CommitOption = "",
 ) -> None:
     """Put results side by side: models as rows, metrics with intervals as columns.
 

@@ -51,6 +51,10 @@ QuestionsOption: TypeAlias = Annotated[
         help="Questions of your own (TOML, see the README); default: six.",
     ),
 ]
+CommitOption: TypeAlias = Annotated[
+    str,
+    typer.Option("--commit", metavar="ID", help="Of the code that was judged, for the pages."),
+]
 JsonOption: TypeAlias = Annotated[
     bool, typer.Option("--json", help="Print the result as JSON instead of a table.")
 ]

@@ -8,13 +8,14 @@ from typing import Annotated, Any, Final
 
 import typer
 
+from jang_eval._commands.command_line import given_command
 from jang_eval._commands.humaneval import choose_sandbox
-from jang_eval._commands.options import JsonOption, SeedOption, bytes_of
+from jang_eval._commands.options import CommitOption, JsonOption, SeedOption, bytes_of
 from jang_eval._commands.running import show_progress
 from jang_eval._documents import document_text
 from jang_eval._errors import OptionError
 from jang_eval._protocol.candidates import REFERENCE_ARGUMENTS, Candidate, candidates
-from jang_eval._protocol.pages import bring_report_together, report_document, write_pages
+from jang_eval._protocol.pages import Making, bring_report_together, report_document, write_pages
 from jang_eval._protocol.programs import find_program
 from jang_eval._protocol.project import Data, Project, Sizes, check_sizes, left_out, measures
 from jang_eval._protocol.running import run_protocol
@@ -25,6 +26,7 @@ _ENDED: Final = "interrupted; the same command goes on from here"
 
 
 def report(
+    context: typer.Context,
     source: Annotated[
         str,
         typer.Argument(
@@ -122,6 +124,7 @@ def report(
         float, typer.Option(metavar="SECONDS", help="How long to wait for one answer.")
     ] = 600.0,
     seed: SeedOption = 0,
+    commit: CommitOption = "",
     as_json: JsonOption = False,
 ) -> None:
     """Convert, serve and judge one model in several sizes, and write report.md and report.html.
@@ -176,10 +179,11 @@ def report(
     notes = [_reference_note(source, models[0]), *_method_notes(method, calibration, models)]
     notes += left_out(project.data)
     title = f"{_name(source)}: what is left of it"
-    write_pages(overview, work, title, notes, done.failures)
+    making = Making(given_command(context), commit)
+    write_pages(overview, work, title, notes, done.failures, making)
     _say(f"wrote {work / 'report.md'}" + (f" and {work / 'report.html'}" if overview else ""))
     if as_json:
-        text_of_all = document_text(report_document(overview, notes, done.failures))
+        text_of_all = document_text(report_document(overview, notes, done.failures, making))
         typer.echo(text_of_all.encode(), nl=False)
     else:
         typer.echo((work / "report.md").read_bytes(), nl=False)

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,10 +15,24 @@ from jang_eval._protocol.candidates import REFERENCE
 from jang_eval._protocol.measures import forget
 from jang_eval._protocol.running import Failure, Report
 from jang_eval._result_files import read_result
-from jang_eval._text import escaped
+from jang_eval._text import escaped, fenced
 
 # From the root on, up to the last name.
 _DIRECTORIES: Final = re.compile(r"(?<![\w.~:/-])(?:/[^/\s'\":;,()]+)*/(?=[^/\s])")
+
+
+@dataclass(frozen=True)
+class Making:
+    """How a report was made: the command, and the commit of the code, empty where nobody said."""
+
+    command: str
+    commit: str
+
+    @property
+    def stated(self) -> dict[str, str]:
+        """What is known of it, by name."""
+        facts = {"Command": self.command, "Commit": self.commit}
+        return {name: fact for name, fact in facts.items() if fact}
 
 
 def bring_report_together(report: Report) -> Overview | None:
@@ -47,6 +62,7 @@ def write_pages(
     title: str,
     notes: Sequence[str],
     failures: Sequence[Failure],
+    making: Making,
 ) -> None:
     """Write report.md and report.html; the latter not without results.
 
@@ -55,25 +71,28 @@ def write_pages(
     """
     failed = (_without_places(describe_failure(each), work) for each in failures)
     lines = [*notes, *(f"Failed: {line}" for line in failed)]
-    listed = "\n".join(f"- {escaped(line)}" for line in lines)
+    made = [f"- {name}: {fenced(fact)}" for name, fact in making.stated.items()]
+    listed = "\n".join([*(f"- {escaped(line)}" for line in lines), *made])
     parts = [f"# {escaped(title)}", listed]
     if overview is None:
         # One from before would tell of other models.
         forget(work / "report.html")
     else:
         parts.append(overview_markdown(overview))
-        write_whole(overview_page(overview, notes=lines), work / "report.html")
+        lines += [f"{name}: {fact}" for name, fact in making.stated.items()]
+        page = overview_page(overview, commit=making.commit, notes=lines)
+        write_whole(page, work / "report.html")
     write_whole("\n\n".join(part.rstrip("\n") for part in parts if part) + "\n", work / "report.md")
 
 
 def report_document(
-    overview: Overview | None, notes: Sequence[str], failures: Sequence[Failure]
+    overview: Overview | None, notes: Sequence[str], failures: Sequence[Failure], making: Making
 ) -> dict[str, Any]:
     """What `--json` prints."""
     empty: dict[str, Any] = {"models": [], "tasks": []}
     found = empty if overview is None else overview_document(overview)
     listed = [{"model": each.model, "step": each.step, "reason": each.reason} for each in failures]
-    return {**found, "notes": [*notes], "failures": listed}
+    return {**found, "notes": [*notes], "failures": listed, **asdict(making)}
 
 
 def _without_places(line: str, work: Path) -> str:
