@@ -141,6 +141,24 @@ def test_data_of_the_hub_are_asked_and_their_revision_is_kept(
     assert result["data_source"] == f"hub:Salesforce/wikitext/wikitext-2-raw-v1@{COMMIT}"
 
 
+def test_a_report_takes_data_of_the_hub_for_as_long_as_it_runs(hub: str, tmp_path: Path) -> None:
+    code = (
+        "from unittest.mock import patch; from jang_eval.cli import app\n"
+        "from jang_eval._protocol.running import Report\n"
+        "def run(project, *_):\n"
+        "    data = project.data\n"
+        "    for path in (data.mmlu.path, *data.texts.paths): assert path.exists()\n"
+        "    print(data.mmlu.source, data.texts.source)\n"
+        "    return Report()\n"
+        "with patch('jang_eval._commands.report.run_protocol', run): app()"
+    )
+    options = ("report", str(tmp_path), "--work", str(tmp_path), "--mmlu", "hub:cais/mmlu")
+    text = "hub:Salesforce/wikitext/wikitext-2-raw-v1"
+    done = python(hub, tmp_path, code, *options, "--text", text, "--subset", "1x2", "--shots", "1")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"hub:cais/mmlu/all@{COMMIT} {text}@{COMMIT}\n")
+
+
 def test_problems_of_the_hub_are_those_of_the_published_file(hub: str, tmp_path: Path) -> None:
     code = (
         "from pathlib import Path; from jang_eval._hub import HUMANEVAL, local_data\n"

@@ -28,6 +28,12 @@ PROBLEM = {
     "entry_point": "one",
     "test": "def check(candidate):\n    assert candidate() == 1\n",
 }
+QUESTION = """
+[[questions]]
+id = "colour"
+text = "What colour is the sky?"
+ideas = [{name = "blue", pattern = 'blue'}]
+"""
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +43,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_tiny_source(place / "source", max_position_embeddings=2048)
     lines = (f"Line {n} of a text that tells of {n * n} things.\n" for n in range(12))
     (place / "text.txt").write_text("".join(lines))
+    (place / "questions.toml").write_text(QUESTION)
     (place / "HumanEval.jsonl").write_text(json.dumps(PROBLEM) + "\n")
     for split in ("dev", "test"):
         (place / "mmlu" / split).mkdir(parents=True)
@@ -47,6 +54,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def arguments(place: Path, *options: str) -> list[str]:
     data = ["--mmlu", str(place / "mmlu"), "--text", str(place / "text.txt")]
+    data += ["--questions", str(place / "questions.toml")]
     data += ["--humaneval", str(place / "HumanEval.jsonl"), "--work", str(place / "work")]
     return ["report", str(place / "source"), "--profiles", "4M", *data, *SIZES, *options]
 
@@ -97,6 +105,8 @@ def test_an_interrupted_report_ends_its_server_and_goes_on_where_it_was(place: P
     # What storing in 16 bits has changed, and what quantizing has.
     assert values(place, "reference-kl")["KL"] < 1e-5 < values(place, "JANG_4M-kl")["KL"]
     assert values(place, "reference-logit-mse")["logit MSE"] < 1e-5
+    (answer,) = json.loads(after["JANG_4M-qa"])["outcomes"]
+    assert answer["texts"]["question"] == "What colour is the sky?"
     assert "## humaneval" in (place / "work" / "report.md").read_text()
     assert "<svg" in (place / "work" / "report.html").read_text()
 

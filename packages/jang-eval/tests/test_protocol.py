@@ -1,5 +1,6 @@
 """What `report` is made of, without servers."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -48,11 +49,11 @@ def test_models_are_named_by_what_they_are_and_the_reference_is_the_source(tmp_p
     assert found[0] == Candidate("reference", source)
     assert found[1].arguments == ("--profile", "JANG_4M", "--method", "gptq")
     assert found[3].arguments == ("--bits", "2.5", "--method", "gptq")
-    assert found[5].arguments is None
+    assert [each.source for each in found] == [None, *[str(source)] * 4, None]
     # What is no directory cannot be served as it is; the method of others is not the reference's.
     first = models("smollm2", tmp_path, method=["--method", "gptq"])[0]
     assert first.arguments == ("--bits", "9", "--group-size", "32")
-    assert models("smollm2", tmp_path, reference=source)[0].directory == source
+    assert models("smollm2", tmp_path, reference=str(source))[0].directory == source
 
 
 @pytest.mark.parametrize(
@@ -62,7 +63,8 @@ def test_models_are_named_by_what_they_are_and_the_reference_is_the_source(tmp_p
         ({"directories": [("reference", Path("/"))]}, "found reference twice"),
         ({"directories": [("../x", Path("/"))]}, "found the name '../x'"),
         ({"directories": [("x", Path("/nowhere"))]}, "found no directory /nowhere"),
-        ({"reference": Path("/nowhere")}, "found no directory /nowhere"),
+        ({"reference": "/nowhere"}, "reference: found nothing at /nowhere, expected a directory"),
+        ({"reference": "smollm3"}, "expected a directory, a GGUF file, a hub id, or smollm2"),
     ],
 )
 def test_names_that_are_none_are_refused(
@@ -72,17 +74,34 @@ def test_names_that_are_none_are_refused(
         models("smollm2", tmp_path, **changes)
 
 
+def test_ids_of_the_hub_are_converted_source_and_reference_alike(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "jang-quant"
+    program.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\n')
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    out = tmp_path / "models"
+    out.mkdir()
+    for each in models("Qwen/Qwen3-0.6B", tmp_path, profiles=["4M"], reference="Qwen/Qwen3-4B"):
+        assert make(each, tmp_path / "log")
+    assert (tmp_path / "asked").read_text().splitlines() == [
+        f"convert Qwen/Qwen3-4B {out}/reference --bits 9 --group-size 32",
+        f"convert Qwen/Qwen3-0.6B {out}/JANG_4M --profile JANG_4M",
+    ]
+
+
 def test_another_conversion_in_the_same_place_is_not_taken_for_this_one(tmp_path: Path) -> None:
     out = tmp_path / "JANG_4M"
     out.mkdir()
-    candidate = Candidate("JANG_4M", out, ("--profile", "JANG_4M"))
+    candidate = Candidate("JANG_4M", out, "smollm2", ("--profile", "JANG_4M"))
     with pytest.raises(ProgramError, match="found converted with nobody knows what, expected"):
-        make("smollm2", candidate, tmp_path / "log")
+        make(candidate, tmp_path / "log")
     note = tmp_path / "JANG_4M.json"
     note.write_text(json.dumps({"source": "smollm2", "arguments": ["--profile", "JANG_4M"]}))
-    assert not make("smollm2", candidate, tmp_path / "log")
+    assert not make(candidate, tmp_path / "log")
     with pytest.raises(ProgramError, match='"smollm2", .*expected .*"other.gguf"'):
-        make("other.gguf", candidate, tmp_path / "log")
+        make(dataclasses.replace(candidate, source="other.gguf"), tmp_path / "log")
 
 
 def test_a_program_that_is_not_installed_is_one_line_before_anything_is_done(
@@ -127,6 +146,8 @@ def test_the_time_left_is_what_such_steps_took(tmp_path: Path) -> None:
         (["--rounds", "0"], "rounds: found 0, expected 1 to"),
         (["--text", "/nowhere.txt"], "/nowhere.txt: cannot be read"),
         (["--mmlu", "/nowhere"], "/nowhere: found no directory"),
+        (["--questions", "/nowhere"], "/nowhere: cannot be read"),
+        (["--mmlu", "hub:cais"], "found 'hub:cais', expected hub:OWNER/NAME"),
         (["--timeout", "0"], "timeout: found 0, expected seconds above 0"),
         (["--max-size", "nan"], "max_size: found nan, expected GB above 0"),
     ],

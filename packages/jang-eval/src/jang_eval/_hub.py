@@ -8,7 +8,7 @@ import csv
 import json
 import re
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -49,6 +49,14 @@ class LocalData:
 
     path: Path
     source: str = ""
+
+
+@dataclass(frozen=True)
+class LocalTexts:
+    """Texts on this machine; `source` says what of them is from where on the hub."""
+
+    paths: tuple[Path, ...]
+    source: str
 
 
 def is_hub_name(data: Path) -> bool:
@@ -190,3 +198,12 @@ HUMANEVAL: Final = Form(
     _write_problems,
 )
 TEXT: Final = Form("", ("test",), {"text": str}, _write_text)
+
+
+@contextmanager
+def local_texts(data: Sequence[Path]) -> Generator[LocalTexts]:
+    """Texts as files; see `local_data`."""
+    with ExitStack() as stack:
+        found = [stack.enter_context(local_data(each, TEXT)) for each in data]
+        source = ", ".join(each.source for each in found if each.source)
+        yield LocalTexts(tuple(each.path for each in found), source)

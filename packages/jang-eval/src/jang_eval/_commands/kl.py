@@ -22,10 +22,10 @@ from jang_eval._commands.windows import (
     StrideOption,
     TextsOption,
     WindowOption,
-    local_texts,
     whole_windows,
 )
 from jang_eval._errors import OptionError
+from jang_eval._hub import local_texts
 from jang_eval._reference import Reference, ServerReference
 from jang_eval._reference_reader import ReferenceFile
 from jang_eval._target import Target

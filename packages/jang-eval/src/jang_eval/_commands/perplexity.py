@@ -19,9 +19,9 @@ from jang_eval._commands.windows import (
     StrideOption,
     TextsOption,
     WindowOption,
-    local_texts,
     windowing,
 )
+from jang_eval._hub import local_texts
 from jang_eval._target import Target
 from jang_eval._tasks.perplexity import task
 from jang_eval._windows import Convention

@@ -12,10 +12,10 @@ from jang_eval._commands.windows import (
     MostOption,
     StrideOption,
     WindowOption,
-    local_texts,
     whole_windows,
 )
 from jang_eval._errors import OptionError
+from jang_eval._hub import local_texts
 from jang_eval._prompts import read_prompts
 from jang_eval._reference_file import FULL
 from jang_eval._reference_making import reference_of_prompts, reference_of_texts

@@ -2,7 +2,7 @@
 
 import signal
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -10,16 +10,24 @@ import typer
 
 from jang_eval._commands.command_line import given_command
 from jang_eval._commands.humaneval import choose_sandbox
-from jang_eval._commands.options import CommitOption, JsonOption, SeedOption, bytes_of
+from jang_eval._commands.options import (
+    CommitOption,
+    JsonOption,
+    QuestionsOption,
+    SeedOption,
+    bytes_of,
+)
 from jang_eval._commands.running import show_progress
 from jang_eval._documents import document_text
 from jang_eval._errors import OptionError
-from jang_eval._protocol.candidates import REFERENCE_ARGUMENTS, Candidate, candidates
+from jang_eval._hub import HUMANEVAL, MMLU, local_data, local_texts
+from jang_eval._protocol.candidates import Candidate, candidates
 from jang_eval._protocol.pages import Making, bring_report_together, report_document, write_pages
 from jang_eval._protocol.programs import find_program
 from jang_eval._protocol.project import Data, Project, Sizes, check_sizes, left_out, measures
 from jang_eval._protocol.running import run_protocol
 from jang_eval._target import check_timeout
+from jang_eval._tasks.qa_questions import load_questions, read_questions
 from jang_eval._tasks.speed import Load
 
 _ENDED: Final = "interrupted; the same command goes on from here"
@@ -53,11 +61,11 @@ def report(
         typer.Option(metavar="NAME=DIR", help="A model that is there; may be given several times."),
     ] = None,
     reference: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
-            metavar="DIR",
-            help="The model to compare with. Default: SOURCE if it is a directory, else SOURCE at "
-            "8 bits in groups of 32.",
+            metavar="SOURCE",
+            help="The model to compare with, as it is if it is a directory, else at 8 bits in "
+            "groups of 32. Default: the same SOURCE.",
         ),
     ] = None,
     method: Annotated[
@@ -67,10 +75,10 @@ def report(
         str | None, typer.Option(metavar="FILE|self", help="Passed to jang-quant convert.")
     ] = None,
     mmlu: Annotated[
-        Path | None, typer.Option(metavar="PATH", help="MMLU's directory, as published.")
+        Path | None, typer.Option(metavar="PATH|hub:ID", help="MMLU, as `mmlu` takes it.")
     ] = None,
     humaneval: Annotated[
-        Path | None, typer.Option(metavar="PATH", help="HumanEval's file, as published.")
+        Path | None, typer.Option(metavar="PATH|hub:ID", help="HumanEval, as `humaneval` takes it.")
     ] = None,
     allow_code_execution: Annotated[
         bool,
@@ -84,7 +92,9 @@ def report(
     ] = False,
     text: Annotated[
         list[Path] | None,
-        typer.Option(metavar="FILE", help="For KL and perplexity; may be given several times."),
+        typer.Option(
+            metavar="FILE|hub:ID", help="For KL and perplexity; may be given several times."
+        ),
     ] = None,
     prompts: Annotated[
         Path | None,
@@ -92,6 +102,7 @@ def report(
             metavar="FILE", help="For logit-mse, one a line. Default: the six questions of qa."
         ),
     ] = None,
+    questions: QuestionsOption = None,
     subset: Annotated[
         str, typer.Option(metavar="SxQ", help="Subjects of MMLU, and questions of each.")
     ] = Sizes.subset,
@@ -159,24 +170,32 @@ def report(
         reference=reference,
         method=_method(method, calibration),
     )
-    project = Project(
-        source=source,
-        candidates=tuple(models),
-        work=work,
-        data=Data(mmlu, humaneval, sandbox, tuple(text or ()), prompts),
-        sizes=sizes,
-        reference_bytes=max_bytes,
-        timeout=timeout,
-        threads=threads,
-    )
-    asked = measures(project)
-    find_program("jang-runtime")
-    if any(each.arguments is not None and not each.directory.is_dir() for each in models):
-        find_program("jang-quant")
-    with _ending_in_order():
+    judged_by = load_questions() if questions is None else read_questions(questions)
+    with ExitStack() as stack:
+        project = Project(
+            candidates=tuple(models),
+            work=work,
+            data=Data(
+                mmlu and stack.enter_context(local_data(mmlu, MMLU)),
+                humaneval and stack.enter_context(local_data(humaneval, HUMANEVAL)),
+                sandbox,
+                stack.enter_context(local_texts(text or ())),
+                prompts,
+                judged_by,
+            ),
+            sizes=sizes,
+            reference_bytes=max_bytes,
+            timeout=timeout,
+            threads=threads,
+        )
+        asked = measures(project)
+        find_program("jang-runtime")
+        if any(each.source is not None and not each.directory.is_dir() for each in models):
+            find_program("jang-quant")
+        stack.enter_context(_ending_in_order())
         done = run_protocol(project, asked, _say, show_progress)
     overview = bring_report_together(done)
-    notes = [_reference_note(source, models[0]), *_method_notes(method, calibration, models)]
+    notes = [_reference_note(models[0]), *_method_notes(method, calibration, models)]
     notes += left_out(project.data)
     title = f"{_name(source)}: what is left of it"
     making = Making(given_command(context), commit)
@@ -249,17 +268,16 @@ def _name(source: str) -> str:
     return Path(source).resolve().name
 
 
-def _reference_note(source: str, candidate: Candidate) -> str:
-    name = _name(source)
-    if candidate.arguments == REFERENCE_ARGUMENTS:
-        return f"The reference is {name} converted to 8 bits in groups of 32."
+def _reference_note(candidate: Candidate) -> str:
+    if candidate.source is not None:
+        return f"The reference is {_name(candidate.source)} converted to 8 bits in groups of 32."
     return f"The reference is {candidate.directory.resolve().name}, served as it is."
 
 
 def _method_notes(
     method: str | None, calibration: str | None, models: list[Candidate]
 ) -> list[str]:
-    if not any(each.arguments is not None for each in models[1:]):
+    if not any(each.source is not None for each in models[1:]):
         return []
     text = f", calibrated on {Path(calibration).name}" if calibration else ""
     return [f"Profiles and bits are conversions with the method {method or 'rtn'}{text}."]

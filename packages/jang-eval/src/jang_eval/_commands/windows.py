@@ -1,14 +1,11 @@
 """Options of the commands that go over texts in windows."""
 
-from collections.abc import Generator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, TypeAlias
 
 import typer
 
-from jang_eval._hub import TEXT, local_data
 from jang_eval._windows import Convention, Windowing
 
 TextsOption: TypeAlias = Annotated[
@@ -49,23 +46,6 @@ MostOption: TypeAlias = Annotated[
         "--windows", metavar="N", help="Only so many, spread evenly over the text. Default: all."
     ),
 ]
-
-
-@dataclass(frozen=True)
-class LocalTexts:
-    """Texts on this machine; `source` says what of them is from where on the hub."""
-
-    paths: tuple[Path, ...]
-    source: str
-
-
-@contextmanager
-def local_texts(data: Sequence[Path]) -> Generator[LocalTexts]:
-    """Texts as files; see `local_data`."""
-    with ExitStack() as stack:
-        found = [stack.enter_context(local_data(each, TEXT)) for each in data]
-        source = ", ".join(each.source for each in found if each.source)
-        yield LocalTexts(tuple(each.path for each in found), source)
 
 
 def windowing(

@@ -1,12 +1,13 @@
 """What a report is made of: models, data, sizes of tasks; and the measures that follow."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Final, TypeAlias
 
 from jang_eval._evaluation import Task
+from jang_eval._hub import LocalData, LocalTexts
 from jang_eval._prompts import read_prompts
 from jang_eval._protocol.candidates import Candidate
 from jang_eval._protocol.measures import (
@@ -22,7 +23,7 @@ from jang_eval._reference_reader import ReferenceFile
 from jang_eval._sandbox import Sandbox
 from jang_eval._target import Target
 from jang_eval._tasks import humaneval, kl, logit_mse, mmlu, perplexity, qa, speed
-from jang_eval._tasks.qa_questions import load_questions
+from jang_eval._tasks.qa_questions import QuestionSet, load_questions
 from jang_eval._windows import Convention, Windowing, read_texts
 
 _STORE_PROMPTS: Final = "store logits of prompts"
@@ -69,13 +70,15 @@ class Data:
         sandbox: Where the code that models write is run.
         texts: For KL divergence and perplexity.
         prompts: File of prompts for the differences of logits; the six questions if None.
+        questions: Of `qa`.
     """
 
-    mmlu: Path | None
-    humaneval: Path | None
+    mmlu: LocalData | None
+    humaneval: LocalData | None
     sandbox: Sandbox | None
-    texts: tuple[Path, ...]
+    texts: LocalTexts
     prompts: Path | None
+    questions: QuestionSet
 
 
 @dataclass(frozen=True)
@@ -83,7 +86,6 @@ class Project:
     """One report.
 
     Attributes:
-        source: As `jang-quant convert` takes it.
         candidates: The models, the reference first.
         work: Where everything is kept.
         data: What is asked.
@@ -94,7 +96,6 @@ class Project:
         threads: Of the servers, on the CPU; as many as they like if None.
     """
 
-    source: str
     candidates: tuple[Candidate, ...]
     work: Path
     data: Data
@@ -134,17 +135,23 @@ def measures(project: Project) -> list[Measure]:
     found = [measure_task("speed", _speed(sizes), 1)]
     if data.mmlu is not None:
         asked = mmlu.task(
-            data.mmlu, shots=sizes.shots, by="likelihood", subset=sizes.subset, seed=sizes.seed
+            data.mmlu.path,
+            shots=sizes.shots,
+            by="likelihood",
+            subset=sizes.subset,
+            seed=sizes.seed,
         )
+        asked = replace(asked, data_source=data.mmlu.source)
         found.append(measure_task(asked.name, _same(asked), _SCORES_IN_FLIGHT))
     if data.humaneval is not None and data.sandbox is not None:
-        written = humaneval.task(data.humaneval, data.sandbox, limit=sizes.limit)
+        written = humaneval.task(data.humaneval.path, data.sandbox, limit=sizes.limit)
+        written = replace(written, data_source=data.humaneval.source)
         found.append(measure_task(written.name, _same(written), _ANSWERS_IN_FLIGHT))
-    found.append(measure_task("qa", partial(_qa, sizes), _SCORES_IN_FLIGHT))
+    found.append(measure_task("qa", partial(_qa, project), _SCORES_IN_FLIGHT))
     logits = partial(_logit_mse, project, prompts_of(data))
     found.append(measure_task("logit-mse", logits, 1, _STORE_PROMPTS))
-    if data.texts:
-        read_texts(data.texts)
+    if data.texts.paths:
+        read_texts(data.texts.paths)
         diverged = partial(_kl, project)
         found.append(measure_task("kl", diverged, _WINDOWS_IN_FLIGHT, _STORE_TEXTS))
         found.append(measure_task("perplexity", partial(_perplexity, project), _SCORES_IN_FLIGHT))
@@ -163,7 +170,7 @@ def left_out(data: Data) -> list[str]:
             "HumanEval was left out: it runs code that models write, and there was no "
             "--allow-code-execution."
         )
-    if not data.texts:
+    if not data.texts.paths:
         found.append("KL divergence and perplexity were left out: there was no --text.")
     return found
 
@@ -176,7 +183,7 @@ def store_prompts(project: Project, target: Target, say: Say, show: Show) -> Non
 
 def store_texts(project: Project, target: Target, say: Say, show: Show) -> None:
     """Keep what the reference says of the texts; see `store_reference`."""
-    header, make = reference_of_texts(target, project.data.texts, FULL, _whole(project.sizes))
+    header, make = reference_of_texts(target, project.data.texts.paths, FULL, _whole(project.sizes))
     store_reference(header, make, project.text_logits, project.reference_bytes, say, show)
 
 
@@ -205,8 +212,9 @@ def _speed(sizes: Sizes) -> Callable[[Target], Task]:
     return lambda target: speed.task(target, sizes.load, sizes.seed)
 
 
-def _qa(sizes: Sizes, target: Target) -> Task:
-    return qa.task(load_questions(), target.model_info(), max_tokens=sizes.max_tokens)
+def _qa(project: Project, target: Target) -> Task:
+    questions, most = project.data.questions, project.sizes.max_tokens
+    return qa.task(questions, target.model_info(), max_tokens=most)
 
 
 def _logit_mse(project: Project, prompts: tuple[str, ...], target: Target) -> Task:
@@ -216,12 +224,15 @@ def _logit_mse(project: Project, prompts: tuple[str, ...], target: Target) -> Ta
 
 def _kl(project: Project, target: Target) -> Task:
     known, sizes = ReferenceFile(project.text_logits), project.sizes
-    return kl.task(target, known, project.data.texts, _whole(sizes), sizes.seed)
+    texts = project.data.texts
+    asked = kl.task(target, known, texts.paths, _whole(sizes), sizes.seed)
+    return replace(asked, data_source=texts.source)
 
 
 def _perplexity(project: Project, target: Target) -> Task:
-    sizes = project.sizes
-    return perplexity.task(target, project.data.texts, _overlapping(sizes), sizes.seed)
+    sizes, texts = project.sizes, project.data.texts
+    asked = perplexity.task(target, texts.paths, _overlapping(sizes), sizes.seed)
+    return replace(asked, data_source=texts.source)
 
 
 def _whole(sizes: Sizes) -> Windowing:

@@ -108,7 +108,7 @@ class _Runner:
     def _convert(self, candidate: Candidate, show: Show) -> float | None:
         begun = perf_counter()
         log = self._project.log(candidate, _CONVERT)
-        is_new = make(self._project.source, candidate, log)
+        is_new = make(candidate, log)
         return perf_counter() - begun if is_new else None
 
     def _serve(self, candidate: Candidate) -> None:
