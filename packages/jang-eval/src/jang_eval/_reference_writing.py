@@ -2,11 +2,14 @@
 
 import os
 import shutil
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 from jang_eval._documents import check_writable
-from jang_eval._errors import OptionError, ResultFileError
+from jang_eval._errors import JangEvalError, OptionError, ResultFileError
 from jang_eval._reference_file import Header
 from jang_eval._running import journal_path
 
@@ -17,15 +20,18 @@ def write_reference(
     output: Path,
     *,
     max_bytes: int,
+    in_flight: int,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> None:
     """Write a file of a reference, record by record.
 
     Args:
         header: What is kept, and how.
-        make: Makes the record of the header's n-th window or prompt, from 0.
+        make: Makes the record of the header's n-th window or prompt, from 0; called in several
+            threads at once.
         output: The file; until it is whole, what has come stands in `.FILE.partial` beside it.
         max_bytes: The most that the file may have.
+        in_flight: How many records to make at a time.
         on_progress: Called with records stored and records in all.
 
     Raises:
@@ -55,15 +61,42 @@ def write_reference(
                 file.seek(there)
             else:
                 file.write(beginning)
-            for place in range(done, len(header.windows)):
-                on_progress(place, len(header.windows))
-                file.write(make(place))
-                file.flush()
-                os.fsync(file.fileno())
-            on_progress(len(header.windows), len(header.windows))
+            count = len(header.windows)
+            on_progress(done, count)
+            with closing(_in_order(make, range(done, count), in_flight)) as records:
+                for place, record in enumerate(records, done + 1):
+                    file.write(record)
+                    file.flush()
+                    os.fsync(file.fileno())
+                    on_progress(place, count)
         partial.replace(output)
     except OSError as error:
         raise ResultFileError(f"{output}: cannot be written: {error.strerror}") from error
+
+
+def _in_order(
+    make: Callable[[int], bytes], places: Sequence[int], in_flight: int
+) -> Generator[bytes]:
+    """Records as they stand in the file; no more are made or wait to be written than are asked.
+
+    Each holds the logits of a whole window.
+    """
+    pool = ThreadPoolExecutor(in_flight)
+    begun: deque[Future[bytes]] = deque()
+    try:
+        for place in places:
+            begun.append(pool.submit(make, place))
+            if len(begun) == in_flight:
+                yield begun.popleft().result()
+        while begun:
+            yield begun.popleft().result()
+    except JangEvalError:
+        # The server is not left with questions whose answers nobody takes.
+        pool.shutdown(cancel_futures=True)
+        raise
+    finally:
+        # On Ctrl-C what is still under way is not waited for: the caller closes its connection.
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def stored_beginning(path: Path, length: int) -> bytes:

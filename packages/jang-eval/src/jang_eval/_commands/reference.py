@@ -5,8 +5,14 @@ from typing import Annotated
 
 import typer
 
-from jang_eval._commands.options import DEFAULT_TIMEOUT, TargetOption, TimeoutOption, bytes_of
-from jang_eval._commands.running import show_progress
+from jang_eval._commands.options import (
+    DEFAULT_TIMEOUT,
+    InFlightOption,
+    TargetOption,
+    TimeoutOption,
+    bytes_of,
+)
+from jang_eval._commands.running import check_in_flight, show_progress
 from jang_eval._commands.windows import (
     ConventionOption,
     MostOption,
@@ -58,6 +64,7 @@ def reference(
     window: WindowOption = None,
     stride: StrideOption = None,
     windows: MostOption = None,
+    in_flight: InFlightOption = 2,
     timeout: TimeoutOption = DEFAULT_TIMEOUT,
 ) -> None:
     """Store what a server says of texts or prompts, so that it need not be asked again."""
@@ -66,6 +73,7 @@ def reference(
     if prompts is not None and keep != FULL:
         raise OptionError(f"keep: found {keep!r}, expected {FULL} for prompts")
     max_bytes = bytes_of(max_size)
+    check_in_flight(in_flight)
     with Target(target, timeout=timeout) as server:
         if prompts is None:
             cutting = whole_windows(convention, window, stride, windows)
@@ -74,7 +82,9 @@ def reference(
         else:
             header, make = reference_of_prompts(server, read_prompts(prompts), keep)
         with show_progress("reference") as show:
-            write_reference(header, make, output, max_bytes=max_bytes, on_progress=show)
+            write_reference(
+                header, make, output, max_bytes=max_bytes, in_flight=in_flight, on_progress=show
+            )
     count = sum(each.scored for each in header.windows)
     loss = ReferenceFile(output).loss().described(count)
     typer.echo(f"wrote {output}, {output.stat().st_size / 1e6:,.1f} MB; by storing: {loss}")

@@ -44,8 +44,7 @@ def run_and_print(
         TargetError: The server is unreachable, too slow, or refuses.
         ResultFileError: A file cannot be written, or belongs to another run.
     """
-    if not 1 <= in_flight <= _IN_FLIGHT_MAX:
-        raise OptionError(f"in_flight: found {in_flight}, expected 1 to {_IN_FLIGHT_MAX}")
+    check_in_flight(in_flight)
     with Target(target, timeout=timeout) as server, show_progress(task.name) as show:
         result = run_task(task, server, in_flight=in_flight, output=output, on_progress=show)
     if output is not None:
@@ -56,6 +55,12 @@ def run_and_print(
     else:
         Console().print(metrics_table(result))
     return result
+
+
+def check_in_flight(in_flight: int) -> None:
+    """Raise OptionError if the questions asked at a time are out of range."""
+    if not 1 <= in_flight <= _IN_FLIGHT_MAX:
+        raise OptionError(f"in_flight: found {in_flight}, expected 1 to {_IN_FLIGHT_MAX}")
 
 
 @contextmanager

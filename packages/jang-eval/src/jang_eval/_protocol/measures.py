@@ -55,7 +55,14 @@ def measure_task(
 
 
 def store_reference(
-    header: Header, make: MakeRecord, path: Path, max_bytes: int, say: Say, show: Show
+    header: Header,
+    make: MakeRecord,
+    path: Path,
+    *,
+    max_bytes: int,
+    in_flight: int,
+    say: Say,
+    show: Show,
 ) -> None:
     """Write a reference's file, unless it is there.
 
@@ -79,7 +86,7 @@ def store_reference(
     if partial.exists() and not beginning.startswith(stored_beginning(partial, len(beginning))):
         say(f"{partial}: found the beginning of another reference; it is begun anew")
         forget(partial)
-    write_reference(header, make, path, max_bytes=max_bytes, on_progress=show)
+    write_reference(header, make, path, max_bytes=max_bytes, in_flight=in_flight, on_progress=show)
 
 
 def forget(path: Path) -> None:

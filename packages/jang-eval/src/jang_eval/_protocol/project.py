@@ -17,8 +17,8 @@ from jang_eval._protocol.measures import (
     measure_task,
     store_reference,
 )
-from jang_eval._reference_file import FULL
-from jang_eval._reference_making import reference_of_prompts, reference_of_texts
+from jang_eval._reference_file import FULL, Header
+from jang_eval._reference_making import MakeRecord, reference_of_prompts, reference_of_texts
 from jang_eval._reference_reader import ReferenceFile
 from jang_eval._sandbox import Sandbox
 from jang_eval._target import Target
@@ -178,13 +178,27 @@ def left_out(data: Data) -> list[str]:
 def store_prompts(project: Project, target: Target, say: Say, show: Show) -> None:
     """Keep what the reference says of the prompts; see `store_reference`."""
     header, make = reference_of_prompts(target, prompts_of(project.data), FULL)
-    store_reference(header, make, project.prompt_logits, project.reference_bytes, say, show)
+    _store(header, make, project.prompt_logits, project, say, show)
 
 
 def store_texts(project: Project, target: Target, say: Say, show: Show) -> None:
     """Keep what the reference says of the texts; see `store_reference`."""
     header, make = reference_of_texts(target, project.data.texts.paths, FULL, _whole(project.sizes))
-    store_reference(header, make, project.text_logits, project.reference_bytes, say, show)
+    _store(header, make, project.text_logits, project, say, show)
+
+
+def _store(
+    header: Header, make: MakeRecord, path: Path, project: Project, say: Say, show: Show
+) -> None:
+    store_reference(
+        header,
+        make,
+        path,
+        max_bytes=project.reference_bytes,
+        in_flight=_WINDOWS_IN_FLIGHT,
+        say=say,
+        show=show,
+    )
 
 
 Store: TypeAlias = Callable[[Project, Target, Say, Show], None]
