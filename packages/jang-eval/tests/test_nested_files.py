@@ -6,7 +6,7 @@ import pytest
 
 from jang_eval._errors import DataError, ResultFileError
 from jang_eval._journal import Journal
-from jang_eval._questions import read_questions
+from jang_eval._tasks.qa_questions import read_questions
 
 DEEP = "[" * 200_000
 
