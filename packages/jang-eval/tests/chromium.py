@@ -32,6 +32,30 @@ _OPTIONS = (
 )
 
 
+_LOOK = """(async () => {
+  const image = new Image();
+  image.src = %s;
+  await image.decode();
+  const canvas = document.createElement("canvas");
+  const context = canvas.getContext("2d", {willReadFrequently: true});
+  canvas.width = image.width; canvas.height = image.height;
+  context.drawImage(image, 0, 0);
+  const pixels = new Uint32Array(
+    context.getImageData(0, 0, image.width, image.height).data.buffer);
+  const counts = new Map();
+  let light = 0;
+  for (const pixel of pixels) {
+    counts.set(pixel, (counts.get(pixel) || 0) + 1);
+    light += (pixel & 255) + (pixel >> 8 & 255) + (pixel >> 16 & 255);
+  }
+  return {
+    width: image.width,
+    lightness: light / pixels.length / 765,
+    drawn: 1 - Math.max(...counts.values()) / pixels.length,
+  };
+})()"""
+
+
 @dataclass
 class Tab:
     """One tab, and what happened in it."""
@@ -90,8 +114,23 @@ class Tab:
             self.events.append(self._read())
 
     def screenshot(self, file: Path) -> None:
-        picture = self.call("Page.captureScreenshot", captureBeyondViewport=True)
+        """Keeps a picture of the whole page, also of what is below the window."""
+        size = self.call("Page.getLayoutMetrics")["cssContentSize"]
+        picture = self.call(
+            "Page.captureScreenshot",
+            captureBeyondViewport=True,
+            clip={"x": 0, "y": 0, "width": size["width"], "height": size["height"], "scale": 1},
+        )
         file.write_bytes(base64.b64decode(picture["data"]))
+
+    def look_at(self, file: Path) -> dict[str, float]:
+        """Width of a picture, its mean lightness, and the share that is not its commonest colour.
+
+        The lightness is from 0 for black to 1 for white.
+        """
+        self.call("Page.navigate", url="about:blank")
+        source = f"data:image/png;base64,{base64.b64encode(file.read_bytes()).decode()}"
+        return self.evaluate(_LOOK % json.dumps(source))
 
 
 @contextmanager

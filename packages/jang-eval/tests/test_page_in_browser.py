@@ -1,5 +1,6 @@
 """The page of `compare --html` as a browser shows it."""
 
+import os
 from pathlib import Path
 from runpy import run_path
 from typing import Any
@@ -85,6 +86,32 @@ def test_the_page_needs_nothing_else_fits_and_can_be_read(
     assert not {"Log.entryAdded", "Runtime.consoleAPICalled", "Runtime.exceptionThrown"} & {
         *methods
     }
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """Where pictures go: they are to be looked at where someone says where he wants them."""
+    directory = Path(os.environ.get("JANG_SCREENSHOTS", tmp_path))
+    directory.mkdir(parents=True, exist_ok=True)
+    return directory
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_pictures_of_the_page_are_drawn_on_as_wide_as_the_screen_and_dark_where_that_is_liked(
+    page: Path, tab: Any, pictures: Path, width: int
+) -> None:
+    seen: dict[str, dict[str, float]] = {}
+    for scheme in ("light", "dark"):
+        file = pictures / f"compare-{scheme}-{width}.png"
+        tab.open(page, width=width, height=844, scheme=scheme)
+        tab.screenshot(file)
+        seen[scheme] = tab.look_at(file)
+    for look in seen.values():
+        # What is wider than the screen would make the picture wider; a bar to scroll takes 15.
+        assert width - 16 < look["width"] <= width
+        assert 0.05 < look["drawn"] < 0.6
+    assert seen["light"]["lightness"] > 0.8
+    assert seen["dark"]["lightness"] < 0.25
 
 
 def test_the_button_turns_light_into_dark_and_back(page: Path, tab: Any) -> None:
