@@ -8,8 +8,8 @@ import pytest
 
 from jang_eval._errors import TargetError
 from jang_eval._model_info import ModelInfo
-from jang_eval._reference_file import FULL, Header, StoredWindow
-from jang_eval._reference_writing import write_reference
+from jang_eval._reference.file import FULL, Header, StoredWindow
+from jang_eval._reference.writing import write_reference
 
 COUNT = 12
 

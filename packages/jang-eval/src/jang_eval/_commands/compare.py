@@ -6,7 +6,8 @@ from typing import Annotated
 import typer
 
 from jang_eval._commands.options import CommitOption
-from jang_eval._compare.overview import bring_together, overview_document
+from jang_eval._compare.document import overview_document
+from jang_eval._compare.overview import bring_together
 from jang_eval._compare.pages import overview_page
 from jang_eval._compare.table import overview_markdown
 from jang_eval._documents import check_writable, document_text, write_whole

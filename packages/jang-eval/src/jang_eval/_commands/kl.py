@@ -26,8 +26,9 @@ from jang_eval._commands.windows import (
 )
 from jang_eval._errors import OptionError
 from jang_eval._hub import local_texts
-from jang_eval._reference import Reference, ServerReference
-from jang_eval._reference_reader import ReferenceFile
+from jang_eval._reference.protocols import Reference
+from jang_eval._reference.reader import ReferenceFile
+from jang_eval._reference.served import ServerReference
 from jang_eval._target import Target
 from jang_eval._tasks.kl import task
 from jang_eval._windows import Convention, Windowing

@@ -21,8 +21,9 @@ from jang_eval._commands.options import (
 from jang_eval._commands.running import run_and_print
 from jang_eval._errors import OptionError
 from jang_eval._prompts import read_prompts
-from jang_eval._reference import PromptReference, ServerReference
-from jang_eval._reference_reader import ReferenceFile
+from jang_eval._reference.protocols import PromptReference
+from jang_eval._reference.reader import ReferenceFile
+from jang_eval._reference.served import ServerReference
 from jang_eval._target import Target
 from jang_eval._tasks.logit_mse import task
 

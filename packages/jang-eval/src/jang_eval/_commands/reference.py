@@ -23,10 +23,10 @@ from jang_eval._commands.windows import (
 from jang_eval._errors import OptionError
 from jang_eval._hub import local_texts
 from jang_eval._prompts import read_prompts
-from jang_eval._reference_file import FULL
-from jang_eval._reference_making import reference_of_prompts, reference_of_texts
-from jang_eval._reference_reader import ReferenceFile
-from jang_eval._reference_writing import write_reference
+from jang_eval._reference.file import FULL
+from jang_eval._reference.making import reference_of_prompts, reference_of_texts
+from jang_eval._reference.reader import ReferenceFile
+from jang_eval._reference.writing import write_reference
 from jang_eval._target import Target
 from jang_eval._windows import Convention
 

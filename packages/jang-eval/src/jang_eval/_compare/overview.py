@@ -3,9 +3,8 @@
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from jang_eval._compare.answers import AnsweredQuestion, side_by_side
 from jang_eval._compare.flips import Flips, flips
@@ -128,41 +127,6 @@ def bring_together(
     for key, (path, result) in zip(keys, results, strict=True):
         runs.setdefault(result.task, []).append(Run(models[key], shown_path(path), result))
     return Overview(tuple(models.values()), tuple(_table(each) for each in runs.values()))
-
-
-def overview_document(overview: Overview) -> dict[str, Any]:
-    """What `--json` prints: everything but the single outcomes, of which it has those of `qa`."""
-    return {
-        "models": [
-            {"label": model.label, "is_reference": model.is_reference, **asdict(model.info)}
-            for model in overview.models
-        ],
-        "tasks": [_task_document(table) for table in overview.tasks],
-    }
-
-
-def _task_document(table: TaskTable) -> dict[str, Any]:
-    return {
-        "task": table.task,
-        "task_version": table.task_version,
-        "data_sha256": table.data_sha256,
-        "settings": table.settings,
-        "results": [
-            {
-                "model": run.model.label,
-                "file": run.file,
-                "target": run.result.target,
-                "jang_eval_version": run.result.jang_eval_version,
-                "seconds": run.result.seconds,
-                "metrics": [asdict(metric) for metric in run.result.metrics],
-            }
-            for run in table.runs
-        ],
-        "paired_tests": [asdict(pair) for pair in table.pairs],
-        "mean_tests": [asdict(test) for test in table.means],
-        "answer_flips": [asdict(each) for each in table.flips],
-        "answers": [asdict(each) for each in table.answers],
-    }
 
 
 def _check_comparable(first: Named, other: Named) -> None:

@@ -9,10 +9,10 @@ from jang_eval._errors import ResultFileError
 from jang_eval._evaluation import EvaluationResult, Task
 from jang_eval._journal import Journal
 from jang_eval._model_info import ModelInfo
-from jang_eval._reference_file import Header
-from jang_eval._reference_making import MakeRecord
-from jang_eval._reference_reader import ReferenceFile
-from jang_eval._reference_writing import stored_beginning, write_reference
+from jang_eval._reference.file import Header
+from jang_eval._reference.making import MakeRecord
+from jang_eval._reference.reader import ReferenceFile
+from jang_eval._reference.writing import stored_beginning, write_reference
 from jang_eval._result_files import read_result
 from jang_eval._running import description, journal_path, run_task
 from jang_eval._target import Target

@@ -6,7 +6,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from jang_eval._compare.overview import Named, Overview, bring_together, overview_document
+from jang_eval._compare.document import overview_document
+from jang_eval._compare.overview import Named, Overview, bring_together
 from jang_eval._compare.pages import overview_page
 from jang_eval._compare.table import overview_markdown
 from jang_eval._documents import write_whole

@@ -17,9 +17,9 @@ from jang_eval._protocol.measures import (
     measure_task,
     store_reference,
 )
-from jang_eval._reference_file import FULL, Header
-from jang_eval._reference_making import MakeRecord, reference_of_prompts, reference_of_texts
-from jang_eval._reference_reader import ReferenceFile
+from jang_eval._reference.file import FULL, Header
+from jang_eval._reference.making import MakeRecord, reference_of_prompts, reference_of_texts
+from jang_eval._reference.reader import ReferenceFile
 from jang_eval._sandbox import Sandbox
 from jang_eval._target import Target
 from jang_eval._tasks import humaneval, kl, logit_mse, mmlu, perplexity, qa, speed

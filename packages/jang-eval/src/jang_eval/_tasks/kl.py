@@ -13,7 +13,8 @@ import numpy.typing as npt
 from jang_eval._divergence import Positions
 from jang_eval._errors import DataError
 from jang_eval._evaluation import Item, Metric, Outcome, Task
-from jang_eval._reference import Reference, following, rows_of
+from jang_eval._reference.protocols import Reference
+from jang_eval._reference.served import following, rows_of
 from jang_eval._statistics import (
     Doubles,
     Interval,

@@ -9,7 +9,8 @@ import numpy.typing as npt
 from jang_eval._errors import DataError
 from jang_eval._evaluation import Item, Metric, Outcome, Task
 from jang_eval._prompts import Prompt, prompts_digest, prompts_sha256, tokenize_prompts
-from jang_eval._reference import PromptReference, prompt_rows
+from jang_eval._reference.protocols import PromptReference
+from jang_eval._reference.served import prompt_rows
 from jang_eval._statistics import Doubles, bootstrap_of_means
 from jang_eval._target import Target
 

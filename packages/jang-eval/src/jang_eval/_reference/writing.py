@@ -10,7 +10,7 @@ from pathlib import Path
 
 from jang_eval._documents import check_writable
 from jang_eval._errors import JangEvalError, OptionError, ResultFileError
-from jang_eval._reference_file import Header
+from jang_eval._reference.file import Header
 from jang_eval._running import journal_path
 
 

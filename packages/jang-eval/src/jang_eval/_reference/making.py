@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import TypeAlias
 
 from jang_eval._prompts import prompts_digest, prompts_sha256, tokenize_prompts
-from jang_eval._reference import all_rows, following, following_prompt, prompt_rows
-from jang_eval._reference_file import Header, StoredWindow, record
+from jang_eval._reference.file import Header, StoredWindow, record
+from jang_eval._reference.served import all_rows, following, following_prompt, prompt_rows
 from jang_eval._target import Target
 from jang_eval._windows import Windowing, check_fits, cut, read_texts, tokenize, tokens_digest
 

@@ -15,7 +15,7 @@ from jang_eval._errors import JangEvalError, ResultFileError
 from jang_eval._model_info import ModelInfo
 from jang_eval._prompts import Prompt
 from jang_eval._records import FieldError, from_json
-from jang_eval._reference_file import (
+from jang_eval._reference.file import (
     FULL,
     LOWEST,
     MAGIC,
