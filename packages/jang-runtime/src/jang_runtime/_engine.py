@@ -86,6 +86,8 @@ class Engine:
         self._closed = False
         self._statistics = EngineStatistics()
         self._ended = threading.Event()
+        # Of the other ranks, which ended the engine.
+        self._loss: EngineStoppedError | None = None
         # Whether it has ended but for its thread, which may never come to its end.
         self._is_abandoned = False
         self._thread = threading.Thread(
@@ -170,13 +172,16 @@ class Engine:
         """Cancel the requests under way and those that wait, and end the thread.
 
         Raises:
-            EngineStoppedError: If the thread cannot end, for another rank does not answer.
+            EngineStoppedError: If another rank was lost, or does not answer; the thread may never
+                end then.
         """
         with self._closing:
             self._closed = True
             self._commands.put(_Signal.END)
         if not self.join(_LAST_STEP_SECONDS if self.info.ranks > 1 else None):
             raise EngineStoppedError("the engine cannot end: another rank does not answer")
+        if self._loss is not None:
+            raise self._loss
 
     def _wake(self) -> None:
         # An engine that has ended looks at nothing any more.
@@ -218,7 +223,7 @@ class Engine:
                 self._serve(scheduler, ranks)
         except EngineStoppedError as its_error:
             _log.error("%s", its_error)
-            error = its_error
+            self._loss = error = its_error
         finally:
             self._end(scheduler, error)
             # Without this a thread that used MLX can abort the process at exit.
@@ -289,6 +294,7 @@ class Engine:
         queued = [command for command in self._new_commands(0) if isinstance(command, Ticket)]
         for ticket in (*begun, *queued):
             ticket.fail(error)
+        self._loss = error
         self._is_abandoned = True
         self._ended.set()
 
