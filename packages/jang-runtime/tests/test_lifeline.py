@@ -105,6 +105,44 @@ def test_a_stranger_who_does_not_know_the_token_is_no_rank(
     assert all(place.lost.wait(10) for place in places)
 
 
+def test_strangers_who_say_nothing_hold_up_no_rank(
+    connections: list[socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Longer than ranks are waited for in this file: one of the strangers would be too long.
+    monkeypatch.setattr(lifeline, "_CONNECT_SECONDS", 60.0)
+    gather = Place.gather
+    strangers: list[socket.socket] = []
+
+    def beside_strangers(place: Place, content: bytes) -> list[bytes]:
+        if place.rank == 0 and len(content) > 1:
+            # Before any rank knows the port.
+            port = struct.unpack_from("<H", content, 16)[0]
+            for _ in range(3):
+                strangers.append(socket.socket())
+                strangers[-1].connect(("127.0.0.1", port))
+        return gather(place, content)
+
+    monkeypatch.setattr(Place, "gather", beside_strangers)
+    places = all_hold(2)
+    assert not any(place.lost.wait(0.3) for place in places)
+    for stranger in strangers:
+        # Closed by the other side.
+        assert stranger.recv(1) == b""
+        stranger.close()
+
+
+def test_a_connection_that_takes_no_options_any_more_is_a_lost_one(
+    connections: list[socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As macOS has it where the other side has closed."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(22, "Invalid argument")
+
+    monkeypatch.setattr(socket.socket, "setsockopt", refuse)
+    assert all(place.lost.wait(10) for place in all_hold(2))
+
+
 @pytest.mark.parametrize("hosts", [None, [["192.0.2.1:1"]]], ids=["unknown", "of another machine"])
 def test_without_an_address_of_rank_0_ranks_go_on_and_say_so(
     hosts: list[list[str]] | None,

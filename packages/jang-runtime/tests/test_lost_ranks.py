@@ -10,9 +10,15 @@ import mlx.core as mx
 import pytest
 
 from jang_runtime import (
+    Engine,
     EngineOptions,
     EngineStoppedError,
+    Event,
+    Failed,
+    GenerationRequest,
     ServiceOptions,
+    Stopping,
+    TextPrompt,
     _engine,
     serve,
 )
@@ -20,6 +26,8 @@ from jang_runtime._model import load
 from jang_runtime._ranks.group import LaunchedRanks
 from jang_runtime._scheduler import Scheduler
 from jang_runtime._service import lifecycle
+
+ENDLESS = GenerationRequest(TextPrompt("x"), stopping=Stopping(max_tokens=500, ignore_eos=True))
 
 
 class Lonely(LaunchedRanks):
@@ -45,6 +53,8 @@ class Lonely(LaunchedRanks):
         if not self.answers.is_set():
             self.waits.set()
             assert self.answers.wait(60)
+            # As MLX says it in the end, if it does.
+            raise self.loss("Connection reset by peer")
 
     def tell(self, decided: Callable[[], bytes], message: Callable[[], bytes]) -> None:
         self._wait()
@@ -98,3 +108,28 @@ def test_a_server_that_loses_a_rank_while_it_drains_ends_with_an_error(
     )
     with pytest.raises(EngineStoppedError, match="rank 0 of 2 has lost another one"):
         asyncio.run(serving)
+
+
+def test_ranks_that_are_lost_together_end_a_request_once(ranks: Lonely, tiny_model: Path) -> None:
+    engine = Engine(tiny_model, connect=lambda: ranks)
+    first, both = threading.Event(), threading.Barrier(2, timeout=20)
+    events: list[Event] = []
+
+    def listen(event: Event) -> None:
+        events.append(event)
+        if isinstance(event, Failed):
+            # The first of the two is in the middle of it when the second one comes.
+            first.set()
+            both.wait()
+
+    engine.submit(ENDLESS, listen)
+    ranks.stop_answering()
+    watchers = [threading.Thread(target=ranks.lost) for _ in range(2)]
+    watchers[0].start()
+    assert first.wait(20)
+    watchers[1].start()
+    watchers[1].join(20)
+    both.wait()
+    watchers[0].join(20)
+    assert engine.join(20)
+    assert [type(event) for event in events].count(Failed) == 1

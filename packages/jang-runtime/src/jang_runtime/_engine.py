@@ -84,6 +84,8 @@ class Engine:
         # Guards the moment between "no more requests" and the last look into the queue.
         self._closing = threading.Lock()
         self._closed = False
+        # Whether somebody tells, or has told, all that still wait of the end.
+        self._is_ending = False
         self._statistics = EngineStatistics()
         self._ended = threading.Event()
         # Of the other ranks, which ended the engine.
@@ -284,11 +286,9 @@ class Engine:
 
         In another thread, so nothing of MLX is touched.
         """
-        if self._ended.is_set():
+        if not self._begin_to_end():
             return
         _log.error("%s", error)
-        with self._closing:
-            self._closed = True
         self._loaded.put(error)
         begun = () if scheduler is None else scheduler.open_tickets()
         queued = [command for command in self._new_commands(0) if isinstance(command, Ticket)]
@@ -300,11 +300,18 @@ class Engine:
 
     def _end(self, scheduler: Scheduler | None, error: EngineStoppedError) -> None:
         """Tell all that still wait, whether the engine was closed or its thread dies."""
-        with self._closing:
-            self._closed = True
+        if not self._begin_to_end():
+            return
         if scheduler is not None:
             scheduler.stop(error)
             self._statistics = scheduler.statistics()
         for command in self._new_commands(0):
             if isinstance(command, Ticket):
                 command.fail(error)
+
+    def _begin_to_end(self) -> bool:
+        """Let nobody in any more; whether this is the first to do so, who tells those that wait."""
+        with self._closing:
+            is_first = not self._is_ending
+            self._closed = self._is_ending = True
+        return is_first

@@ -10,13 +10,14 @@ import json
 import logging
 import os
 import secrets
+import selectors
 import socket
 import struct
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final, Protocol, cast
 
 _log = logging.getLogger("jang_runtime")
 
@@ -57,7 +58,8 @@ def hold(ranks: Gathering, lost: Callable[[], None]) -> None:
 
     Args:
         ranks: The group.
-        lost: Called once, some seconds after a connection has ended.
+        lost: Called some seconds after a connection has ended; on rank 0, which has one of each
+            other rank, perhaps several times, and at once.
     """
     host = _first_host()
     listener = _listener(host) if ranks.rank == 0 else None
@@ -108,35 +110,53 @@ def _connect(host: str | None, port: int, token: bytes) -> socket.socket | None:
 
 
 def _accept(listener: socket.socket, token: bytes, count: int) -> list[socket.socket]:
-    """The connections of those that know the token; others are closed."""
+    """The connections of those that know the token, from whom it is on its way; others are closed.
+
+    All are listened to together, and for a time that they share: nobody is held up by a stranger
+    who says nothing.
+    """
+    deadline = time.monotonic() + _CONNECT_SECONDS
     connections: list[socket.socket] = []
-    listener.settimeout(_CONNECT_SECONDS)
-    with contextlib.suppress(TimeoutError):
-        while len(connections) < count:
-            connection, _ = listener.accept()
-            connection.settimeout(_CONNECT_SECONDS)
-            if _says(connection, token):
-                connections.append(connection)
-            else:
-                connection.close()
+    silent: set[socket.socket] = set()
+    listener.setblocking(False)
+    with selectors.DefaultSelector() as selector:
+        selector.register(listener, selectors.EVENT_READ)
+        while len(connections) < count and (left := deadline - time.monotonic()) > 0:
+            for key, _ in selector.select(left):
+                if key.fileobj is listener:
+                    # One that has gone by now is none.
+                    with contextlib.suppress(OSError):
+                        connection, _ = listener.accept()
+                        connection.setblocking(False)
+                        selector.register(connection, selectors.EVENT_READ)
+                        silent.add(connection)
+                    continue
+                connection = cast(socket.socket, key.fileobj)
+                selector.unregister(connection)
+                if _says(connection, token):
+                    silent.remove(connection)
+                    connections.append(connection)
+    for connection in silent:
+        connection.close()
     return connections
 
 
 def _says(connection: socket.socket, token: bytes) -> bool:
     try:
-        said = connection.recv(_TOKEN_BYTES, socket.MSG_WAITALL)
+        said = connection.recv(_TOKEN_BYTES)
     except OSError:
         return False
     return secrets.compare_digest(said, token)
 
 
 def _watch(connection: socket.socket, lost: Callable[[], None]) -> None:
-    connection.settimeout(None)
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for name, seconds in _KEEPALIVE.items():
-        if hasattr(socket, name):
-            connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), seconds)
     with contextlib.suppress(OSError), connection:
+        connection.settimeout(None)
+        # macOS refuses options of a connection that the other side has closed.
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for name, seconds in _KEEPALIVE.items():
+            if hasattr(socket, name):
+                connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), seconds)
         # Nobody writes: it ends when the other does.
         while connection.recv(1):
             pass
