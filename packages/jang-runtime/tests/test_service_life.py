@@ -233,14 +233,16 @@ def test_sigterm_drains_a_process_and_a_second_one_ends_it_at_once(tiny_model: P
         server.send_signal(signal.SIGTERM)
         time.sleep(0.02)
         server.send_signal(signal.SIGTERM)
-        with pytest.raises(ServerError) as caught:
-            for stream in streams:
+        for stream in streams:
+            with pytest.raises(ServerError, match="the server ends at once") as caught:
                 list(stream)
-        assert caught.value.code in ("UNAVAILABLE", "CANCELLED")
+            assert (caught.value.code, caught.value.reason) == ("UNAVAILABLE", "DRAINING")
         _, log = server.communicate(timeout=20)
         assert time.monotonic() - begun < 5
         assert server.returncode == 0, log
         assert "Traceback" not in log
+        assert log.count("reason=DRAINING") == len(streams)
+        assert "code=CANCELLED" not in log
 
 
 def test_a_process_with_certificates_tokens_and_metrics_serves_those_who_have_both(

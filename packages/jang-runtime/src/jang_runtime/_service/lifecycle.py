@@ -86,7 +86,8 @@ async def _until_the_end(
         await _either(first, asyncio.ensure_future(asyncio.sleep(_AFTERLIFE_SECONDS)))
         raise EngineStoppedError("the engine has stopped; its log says why")
     log_event(_log, "draining", {"seconds": options.drain_seconds})
-    await _either(second, asyncio.ensure_future(server.drain(options.drain_seconds)))
+    if await _either(second, asyncio.ensure_future(server.drain(options.drain_seconds))):
+        await server.end_requests("the server ends at once")
 
 
 def _handle_signals(server: Server, first: asyncio.Event, second: asyncio.Event) -> None:

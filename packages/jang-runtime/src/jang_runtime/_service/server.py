@@ -111,7 +111,11 @@ class Server:
         self._admission.close_door(NotServingError("the server is about to end", None))
         if not await self._admission.wait_until_empty(seconds):
             log_event(_log, "drain time is over", {"open": self._admission.open}, logging.WARNING)
-        self._admission.end_all(NotServingError("the server ends, its drain time is over", None))
+        await self.end_requests("the server ends, its drain time is over")
+
+    async def end_requests(self, why: str) -> None:
+        """End the requests inside, which are told that the server is about to end and why."""
+        self._admission.end_all(NotServingError(why, None))
         await self._admission.wait_until_empty(_LAST_WORDS_SECONDS)
 
     async def fail(self) -> None:
