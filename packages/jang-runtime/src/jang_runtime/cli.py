@@ -64,7 +64,7 @@ from jang_runtime._service.command_options import (
     TlsClientCaOption,
     TlsKeyOption,
 )
-from jang_runtime._service.lifecycle import LoadInterruptedError
+from jang_runtime._service.lifecycle import InterruptedInThreadError
 from jang_runtime._service.lifecycle import serve as serve_engine
 from jang_runtime._service.logs import configure_logging
 from jang_runtime._service.options import ServiceOptions
@@ -274,8 +274,8 @@ def serve(
                 sys.stderr.flush()
                 os._exit(1)
             raise typer.Exit(1) from error
-        except LoadInterruptedError:
-            # The engine's thread is somewhere in MLX, which has no way to be stopped.
+        except InterruptedInThreadError:
+            # The end of the interpreter would wait for the thread.
             sys.stderr.flush()
             os._exit(0)
 

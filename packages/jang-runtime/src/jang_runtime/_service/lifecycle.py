@@ -3,15 +3,15 @@
 import asyncio
 import logging
 import signal
-import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Any, Final
 
 from jang_runtime._engine import Engine
 from jang_runtime._errors import EngineStoppedError, JangRuntimeError
 from jang_runtime._options import EngineOptions
 from jang_runtime._ranks.group import LaunchedRanks, OneRank
+from jang_runtime._service.background import in_thread
 from jang_runtime._service.logs import log_event
 from jang_runtime._service.options import ServiceOptions
 from jang_runtime._service.server import Server
@@ -19,14 +19,14 @@ from jang_runtime._service.server import Server
 _log = logging.getLogger("jang_runtime")
 
 
-class LoadInterruptedError(JangRuntimeError):
-    """A signal came while the model was loaded; that goes on in a thread that nobody can stop."""
+class InterruptedInThreadError(JangRuntimeError):
+    """A signal ended the service while a thread is somewhere in MLX, which nobody can stop."""
 
-
-_Result = TypeVar("_Result")
 
 # After the engine's death, for health checks to see it.
 _AFTERLIFE_SECONDS: Final = 3.0
+# After the second signal, for other ranks to be told of the end.
+_LAST_STEP_SECONDS: Final = 1.0
 
 
 async def serve(
@@ -51,7 +51,8 @@ async def serve(
     Raises:
         JangRuntimeError: If the model cannot be loaded or the address is not to be had.
         EngineStoppedError: If the engine failed.
-        LoadInterruptedError: If a signal came before the model was loaded.
+        InterruptedInThreadError: If a signal came before the model was loaded or had answered
+            once, or the second one before the engine's last step was done.
     """
     first, second = asyncio.Event(), asyncio.Event()
     server = Server(options, engine_options)
@@ -59,17 +60,20 @@ async def serve(
     address = await server.listen()
     engine: Engine | None = None
     try:
-        loading = _in_thread(lambda: Engine(path, options=engine_options, connect=connect))
+        loading = in_thread(lambda: Engine(path, options=engine_options, connect=connect))
         if await _either(first, loading):
-            raise LoadInterruptedError("a signal came while the model was loaded")
+            raise InterruptedInThreadError("a signal came while the model was loaded")
         engine = await loading
-        await server.serve(engine)
+        serving = asyncio.ensure_future(server.serve(engine))
+        if await _either(first, serving):
+            raise InterruptedInThreadError("a signal came while the model was warmed up")
+        await serving
         announce(address, engine)
         await _until_the_end(server, engine, options, first, second)
     finally:
         await server.stop()
         if engine is not None:
-            await asyncio.to_thread(engine.close)
+            await _close(engine, second)
 
 
 async def _until_the_end(
@@ -79,7 +83,7 @@ async def _until_the_end(
     first: asyncio.Event,
     second: asyncio.Event,
 ) -> None:
-    death = _in_thread(engine.join)
+    death = in_thread(engine.join)
     if not await _either(first, death):
         log_event(_log, "the engine has stopped", {}, logging.ERROR)
         await server.fail()
@@ -88,6 +92,21 @@ async def _until_the_end(
     log_event(_log, "draining", {"seconds": options.drain_seconds})
     if await _either(second, asyncio.ensure_future(server.drain(options.drain_seconds))):
         await server.end_requests("the server ends at once")
+
+
+async def _close(engine: Engine, second: asyncio.Event) -> None:
+    """End the engine; after the second signal its last step is not waited for as long as it takes.
+
+    Raises:
+        EngineStoppedError: If another rank was lost, or does not answer.
+        InterruptedInThreadError: If the step takes longer.
+    """
+    closing = in_thread(engine.close)
+    await _one_of(second, closing)
+    await asyncio.wait({closing}, timeout=_LAST_STEP_SECONDS)
+    if not closing.done():
+        raise InterruptedInThreadError("a second signal came before the engine had ended")
+    await closing
 
 
 def _handle_signals(server: Server, first: asyncio.Event, second: asyncio.Event) -> None:
@@ -100,35 +119,16 @@ def _handle_signals(server: Server, first: asyncio.Event, second: asyncio.Event)
     loop.add_signal_handler(signal.SIGHUP, server.reload_tokens)
 
 
-async def _either(event: asyncio.Event, other: "asyncio.Future[_Result]") -> bool:
+async def _either(event: asyncio.Event, other: "asyncio.Future[Any]") -> bool:
     """Wait for one of the two; whether it was the event. Work that it ended is cancelled."""
-    waiting = asyncio.ensure_future(event.wait())
-    await asyncio.wait({waiting, other}, return_when=asyncio.FIRST_COMPLETED)
+    await _one_of(event, other)
     if event.is_set():
         other.cancel()
-    else:
-        waiting.cancel()
     return event.is_set()
 
 
-def _in_thread(work: Callable[[], _Result]) -> "asyncio.Future[_Result]":
-    """The result of something that may outlast the process's end, in a daemon thread."""
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[_Result] = loop.create_future()
-
-    def run() -> None:
-        try:
-            result = work()
-        # Whatever it is, the one who waits gets it.
-        except BaseException as error:  # noqa: BLE001
-            _tell(loop, lambda error=error: future.cancelled() or future.set_exception(error))
-        else:
-            _tell(loop, lambda: future.cancelled() or future.set_result(result))
-
-    threading.Thread(target=run, name="jang-waiter", daemon=True).start()
-    return future
-
-
-def _tell(loop: asyncio.AbstractEventLoop, function: Callable[[], object]) -> None:
-    if not loop.is_closed():
-        loop.call_soon_threadsafe(function)
+async def _one_of(event: asyncio.Event, other: "asyncio.Future[Any]") -> None:
+    """Wait for one of the two."""
+    waiting = asyncio.ensure_future(event.wait())
+    await asyncio.wait({waiting, other}, return_when=asyncio.FIRST_COMPLETED)
+    waiting.cancel()

@@ -18,6 +18,7 @@ from jang_runtime._options import EngineOptions
 from jang_runtime._requests import GenerationRequest, Stopping, TokenPrompt
 from jang_runtime._service.access import TokenFile
 from jang_runtime._service.admission import Admission
+from jang_runtime._service.background import call_soon, in_thread
 from jang_runtime._service.calls import CallInterceptor
 from jang_runtime._service.logs import log_event
 from jang_runtime._service.metrics import Metrics, ServiceLoad
@@ -97,10 +98,11 @@ class Server:
             JangRuntimeError: If that request fails.
         """
         began = time.monotonic()
-        self._texts = await asyncio.to_thread(Texts, engine.path)
+        texts = await in_thread(lambda: Texts(engine.path))
+        self._texts = texts
         await _warm_up(engine)
         load_seconds = engine.load_seconds + time.monotonic() - began
-        self._servicer.serve(engine, self._texts, load_seconds)
+        self._servicer.serve(engine, texts, load_seconds)
         self.metrics.watch(engine.statistics, lambda: self._load(engine))
         self._admission.open_door()
         self._health.set(True)
@@ -182,7 +184,8 @@ async def _warm_up(engine: Engine) -> None:
 
     def listen(event: Event) -> None:
         if isinstance(event, Finished | Failed):
-            loop.call_soon_threadsafe(ended.set_result, event)
+            # Nobody waits any more if the server was stopped meanwhile.
+            call_soon(loop, lambda: ended.done() or ended.set_result(event))
 
     stopping = Stopping(max_tokens=2, ignore_eos=True)
     engine.submit(GenerationRequest(TokenPrompt((0, 0)), stopping=stopping), listen)
