@@ -1,15 +1,20 @@
 """A rank is lost while the engine's thread waits for it in MLX, which may be for ever."""
 
 import asyncio
+import re
+import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any, cast
 
 import mlx.core as mx
 import pytest
 
 from jang_runtime import (
+    Delta,
     Engine,
     EngineOptions,
     EngineStoppedError,
@@ -17,17 +22,22 @@ from jang_runtime import (
     Failed,
     GenerationRequest,
     ServiceOptions,
+    Started,
     Stopping,
     TextPrompt,
     _engine,
     serve,
+    start_server,
 )
 from jang_runtime._model import load
+from jang_runtime._ranks import follower
 from jang_runtime._ranks.group import LaunchedRanks
 from jang_runtime._scheduler import Scheduler
 from jang_runtime._service import lifecycle
 
 ENDLESS = GenerationRequest(TextPrompt("x"), stopping=Stopping(max_tokens=500, ignore_eos=True))
+LOSS = "rank 0 of 2 has lost another one: its connection has closed"
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Lonely(LaunchedRanks):
@@ -76,7 +86,8 @@ def ranks(monkeypatch: pytest.MonkeyPatch) -> Iterator[Lonely]:
 
     def start(path: Path, name: str | None, options: EngineOptions, _: object) -> object:
         loaded = load(path, name)
-        return loaded.info, Scheduler(loaded, options, lonely)
+        info = replace(loaded.info, ranks=lonely.size)
+        return info, Scheduler(loaded, options, lonely)
 
     monkeypatch.setattr(_engine, "hold", hold)
     monkeypatch.setattr(_engine, "start", start)
@@ -106,7 +117,7 @@ def test_a_server_that_loses_a_rank_while_it_drains_ends_with_an_error(
         lose,
         lambda: ranks,
     )
-    with pytest.raises(EngineStoppedError, match="rank 0 of 2 has lost another one"):
+    with pytest.raises(EngineStoppedError, match=LOSS):
         asyncio.run(serving)
 
 
@@ -133,3 +144,105 @@ def test_ranks_that_are_lost_together_end_a_request_once(ranks: Lonely, tiny_mod
     watchers[0].join(20)
     assert engine.join(20)
     assert [type(event) for event in events].count(Failed) == 1
+
+
+def test_a_rank_that_is_lost_while_the_model_is_loaded_ends_the_wait_for_it(
+    ranks: Lonely, tiny_model: Path
+) -> None:
+    ranks.answers.clear()
+
+    def lose() -> None:
+        assert ranks.waits.wait(20)
+        ranks.lost()
+
+    watcher = threading.Thread(target=lose)
+    watcher.start()
+    with pytest.raises(EngineStoppedError, match=LOSS):
+        Engine(tiny_model, connect=lambda: ranks)
+    watcher.join(20)
+
+
+def test_a_rank_that_is_lost_in_the_first_request_is_why_the_server_does_not_start(
+    ranks: Lonely, tiny_model: Path
+) -> None:
+    engine = Engine(tiny_model, connect=lambda: ranks)
+
+    def lose() -> None:
+        ranks.stop_answering()
+        ranks.lost()
+
+    async def live() -> None:
+        watcher = asyncio.to_thread(lose)
+        _, outcome = await asyncio.gather(watcher, start_server(engine), return_exceptions=True)
+        assert isinstance(outcome, EngineStoppedError)
+
+    submit = engine.submit
+
+    def submit_and_lose(*args: Any) -> Any:
+        ranks.answers.clear()
+        return submit(*args)
+
+    engine.submit = submit_and_lose  # type: ignore[method-assign]
+    asyncio.run(live())
+
+
+def test_a_rank_that_is_lost_ends_what_runs_and_what_waits_and_lets_nothing_in(
+    ranks: Lonely, tiny_model: Path
+) -> None:
+    engine = Engine(tiny_model, connect=lambda: ranks)
+    running: SimpleQueue[Event] = SimpleQueue()
+    waiting: SimpleQueue[Event] = SimpleQueue()
+    engine.submit(ENDLESS, running.put)
+    assert isinstance(running.get(timeout=20), Started)
+    ranks.stop_answering()
+    engine.submit(ENDLESS, waiting.put)
+    assert engine.is_alive
+    ranks.lost()
+    for events in (running, waiting):
+        event = events.get(timeout=20)
+        while isinstance(event, Delta):
+            event = events.get(timeout=20)
+        assert isinstance(event, Failed)
+        assert re.search(LOSS, str(event.error))
+    assert not engine.is_alive
+    assert engine.join(20)
+    with pytest.raises(EngineStoppedError):
+        engine.submit(ENDLESS, waiting.put)
+    with pytest.raises(EngineStoppedError, match=LOSS):
+        engine.close()
+    assert engine._thread.is_alive()
+
+
+def test_an_engine_whose_other_rank_does_not_answer_is_not_waited_for_for_ever(
+    ranks: Lonely, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_engine, "_LAST_STEP_SECONDS", 0.1)
+    engine = Engine(tiny_model, connect=lambda: ranks)
+    ranks.stop_answering()
+    with pytest.raises(EngineStoppedError, match="another rank does not answer"):
+        engine.close()
+
+
+def test_a_rank_above_0_that_loses_the_first_ends_while_its_thread_still_waits(
+    ranks: Lonely, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def hold(_: object, lost: Callable[[], None]) -> None:
+        lost()
+
+    def start(*_: object) -> object:
+        # As in MLX: nobody answers, and nothing is raised.
+        assert ranks.answers.wait(60)
+        raise ranks.loss("Connection reset by peer")
+
+    monkeypatch.setattr(follower, "connect", lambda: ranks)
+    monkeypatch.setattr(follower, "hold", hold)
+    monkeypatch.setattr(follower, "start", start)
+    handlers = {number: signal.getsignal(number) for number in SIGNALS}
+    ranks.answers.clear()
+    try:
+        with pytest.raises(EngineStoppedError, match=LOSS):
+            follower.follow(tiny_model, EngineOptions(), drain_seconds=1)
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    assert not ranks.answers.is_set()
