@@ -131,6 +131,9 @@ def test_scores_logits_and_log_probabilities_agree(ask: Asker) -> None:
         answer = ask(server, "generate", "a", logprobs=pb.Logprobs(output=2, prompt=0))
         assert [entry.logprob for entry in answer.logprobs] == list(text.token_logprobs)
         assert answer.logprobs[0].top[0].token_id == int(values[0].argmax())
+        own = values[[0, 1], [100, 101]][:, None]
+        ranks = list(1 + (values > own).sum(axis=1))
+        assert [entry.rank for entry in answer.logprobs] == ranks
         assert ask(server, "score", "a ", ["b"]) == ask(server, "score", "a", [" b"])
 
 

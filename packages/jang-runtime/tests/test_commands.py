@@ -34,6 +34,7 @@ def test_generate_chooses_and_stops_as_it_is_told(tiny_model: Path) -> None:
     plain = answer("--logprobs", "2")
     ids = [entry["token_id"] for entry in plain["logprobs"]]
     assert ids == [entry["top"][0]["token_id"] for entry in plain["logprobs"]]
+    assert [entry["rank"] for entry in plain["logprobs"]] == [1] * 9
     assert [len(entry["top"]) for entry in plain["logprobs"]] == [2] * 9
     assert answer("--temperature", "2", "--top-k", "1")["text"] == plain["text"]
     assert answer("--temperature", "2", "--min-p", "1")["text"] == plain["text"]

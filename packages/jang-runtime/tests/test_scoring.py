@@ -35,7 +35,7 @@ from jang_runtime import (
     TokenPrompt,
 )
 from jang_runtime._caches import ForwardPass
-from jang_runtime._logprobs import log_of_sum
+from jang_runtime._logprobs import log_of_sum, measure, read
 from jang_runtime._model import load
 from jang_runtime._penalties import add_bias, penalize
 from jang_runtime._sampling import make_chooser
@@ -68,8 +68,24 @@ def of_kind(events: list[Event], kind: Any) -> list[Any]:
 
 def check(measured: TokenLogprobs, row: npt.NDArray[np.float64], top: int) -> None:
     assert measured.logprob == pytest.approx(row[measured.token_id], abs=2e-5)
+    own = row[measured.token_id]
+    fewest, most = (1 + int((row > own + slack).sum()) for slack in (2e-5, -2e-5))
+    assert fewest <= measured.rank <= most
     assert [token for token, _ in measured.top] == list(np.argsort(-row)[:top])
     assert [value for _, value in measured.top] == pytest.approx(np.sort(row)[::-1][:top], abs=2e-5)
+
+
+def test_a_rank_counts_the_likelier_tokens_and_equal_ones_share_it() -> None:
+    # Few values, so that many are equal.
+    logits = np.random.default_rng(3).integers(-9, 9, (50, 384)).astype(np.float32)
+    tokens = np.random.default_rng(4).integers(0, 384, 50)
+    tokens[:2] = logits[0].argmax(), logits[1].argmin()
+    measured = measure(mx.array(logits).astype(mx.bfloat16), mx.array(tokens), 0)
+    ranks = [entry.rank for entry in read(measured, tokens.tolist())]
+    own = logits[np.arange(50), tokens]
+    assert ranks == [1 + int((row > value).sum()) for row, value in zip(logits, own, strict=True)]
+    assert ranks[0] == 1
+    assert ranks[1] == 1 + int((logits[1] > logits[1].min()).sum())
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.3])
@@ -94,7 +110,7 @@ def test_logprobs_are_those_of_the_model_before_bias_penalties_and_temperature(
     for position, entry in enumerate(output, len(TEXT) - 1):
         check(entry, rows[position], top=4)
     # It was the chosen token's, not the likeliest one's.
-    assert any(entry.logprob < entry.top[0][1] for entry in output)
+    assert any(entry.logprob < entry.top[0][1] and entry.rank > 1 for entry in output)
     plain = GenerationRequest(TokenPrompt(TEXT), sampling, Stopping(max_tokens=12))
     again = of_kind(list(stream_events(engine, plain)), Delta)
     assert tuple(token for delta in again for token in delta.token_ids) == ids

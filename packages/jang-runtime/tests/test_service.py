@@ -232,6 +232,10 @@ def test_log_probabilities_come_with_prompt_and_answer(stub: Stub) -> None:
     prompt = events[1].prompt_logprobs.tokens
     assert [len(entry.top) for entry in prompt] == [2] * 4
     output = [entry for event in events for entry in event.delta.logprobs]
+    for entry in [*prompt, *output]:
+        likelier = [token.token_id for token in entry.top if token.logprob > entry.logprob]
+        assert entry.HasField("rank")
+        assert min(entry.rank, 1 + len(entry.top)) == 1 + len(likelier)
     assert [entry.token_id for entry in output] == [
         token for event in events for token in event.delta.token_ids
     ]

@@ -42,11 +42,13 @@ class TokenLogprobs:
     Attributes:
         token_id: The token that came.
         logprob: Its natural logarithm of probability, of the model's own distribution.
+        rank: One more than the number of likelier tokens: 1 for the most likely one.
         top: Ids and log-probabilities of the most likely tokens, the most likely first.
     """
 
     token_id: int
     logprob: float
+    rank: int
     top: tuple[tuple[int, float], ...]
 
 

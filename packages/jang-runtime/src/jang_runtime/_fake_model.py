@@ -86,6 +86,7 @@ def token_logprobs(
             pb.TokenLogprobs(
                 token_id=token,
                 logprob=float(logprobs[token]),
+                rank=1 + int((logprobs > logprobs[token]).sum()),
                 top=[pb.TopLogprob(token_id=i, logprob=float(logprobs[i])) for i in best],
             )
         )

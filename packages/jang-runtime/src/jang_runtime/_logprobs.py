@@ -15,25 +15,27 @@ class MeasuredTokens:
 
     Attributes:
         logprobs: `[n]` float32, of the tokens that came.
+        ranks: `[n]`, one more than the number of tokens that are likelier than those.
         top_ids: `[n, top]`, the most likely tokens, in no order.
         top_logprobs: `[n, top]` float32.
     """
 
     logprobs: mx.array
+    ranks: mx.array
     top_ids: mx.array
     top_logprobs: mx.array
 
     def arrays(self) -> list[mx.array]:
         """All of them, to evaluate."""
-        return [self.logprobs, self.top_ids, self.top_logprobs]
+        return [self.logprobs, self.ranks, self.top_ids, self.top_logprobs]
 
 
 def measure(logits: mx.array, tokens: mx.array, top: int) -> MeasuredTokens:
-    """Log-probabilities of `tokens` `[n]` and of the `top` most likely, from `[n, vocabulary]`."""
+    """What is known of `tokens` `[n]` and the `top` most likely, from logits `[n, vocabulary]`."""
     logits = logits.astype(mx.float32)
     total = log_of_sum(logits)
     tokens = tokens.astype(mx.uint32)
-    own = mx.take_along_axis(logits, tokens[:, None], axis=-1) - total
+    own = mx.take_along_axis(logits, tokens[:, None], axis=-1)
     count = min(top, logits.shape[-1])
     ids = (
         mx.argpartition(-logits, count - 1, axis=-1)[:, :count]
@@ -41,7 +43,8 @@ def measure(logits: mx.array, tokens: mx.array, top: int) -> MeasuredTokens:
         else mx.zeros((len(logits), 0), mx.uint32)
     )
     return MeasuredTokens(
-        logprobs=own[:, 0],
+        logprobs=(own - total)[:, 0],
+        ranks=mx.sum(logits > own, axis=-1) + 1,
         top_ids=ids,
         top_logprobs=mx.take_along_axis(logits, ids, axis=-1) - total,
     )
@@ -75,15 +78,19 @@ def score(logits: mx.array, tokens: mx.array) -> tuple[mx.array, mx.array]:
 def read(measured: MeasuredTokens, tokens: Sequence[int]) -> list[TokenLogprobs]:
     """The numbers; the most likely tokens come first, of equal ones the lower id."""
     own = cast(list[float], measured.logprobs.tolist())
+    ranks = cast(list[int], measured.ranks.tolist())
     ids = cast(list[list[int]], measured.top_ids.tolist())
     values = cast(list[list[float]], measured.top_logprobs.tolist())
     return [
         TokenLogprobs(
             token_id=token,
             logprob=logprob,
+            rank=rank,
             top=tuple(sorted(zip(row_ids, row_values, strict=True), key=_by_likelihood)),
         )
-        for token, logprob, row_ids, row_values in zip(tokens, own, ids, values, strict=True)
+        for token, logprob, rank, row_ids, row_values in zip(
+            tokens, own, ranks, ids, values, strict=True
+        )
     ]
 
 

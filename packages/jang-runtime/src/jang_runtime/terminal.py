@@ -98,6 +98,7 @@ def answer_as_json(answer: Answer) -> dict[str, Any]:
             {
                 "token_id": entry.token_id,
                 "logprob": entry.logprob,
+                "rank": entry.rank,
                 "top": [{"token_id": token, "logprob": value} for token, value in entry.top],
             }
             for entry in answer.logprobs

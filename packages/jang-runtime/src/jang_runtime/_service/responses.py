@@ -46,6 +46,7 @@ def logprobs_messages(tokens: Sequence[TokenLogprobs]) -> list[pb.TokenLogprobs]
         pb.TokenLogprobs(
             token_id=token.token_id,
             logprob=token.logprob,
+            rank=token.rank,
             top=[pb.TopLogprob(token_id=other, logprob=value) for other, value in token.top],
         )
         for token in tokens
