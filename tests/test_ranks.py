@@ -397,6 +397,10 @@ def test_a_server_over_two_ranks_gives_the_tokens_of_one_process(
         assert answers(address) == expected
         assert answers(address) == expected
         with Client(address) as client:
+            limited = pb.Stopping(max_tokens=400, ignore_eos=True, time_limit_seconds=0.02)
+            reason = client.generate("Go on", stopping=limited).finished.finish_reason
+            assert reason == pb.FINISH_REASON_DEADLINE
+            # All ranks have ended it in the same step, or they would have come apart.
             assert scored(client) == pytest.approx(expected_scores, rel=TOLERANCE, abs=TOLERANCE)
             info = client.server_info()
             assert info.ranks == 2

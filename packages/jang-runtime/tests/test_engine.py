@@ -146,6 +146,12 @@ def test_cancelling_stops_the_generation_and_the_next_request_is_served(engine: 
         ({"stopping": Stopping(stop_strings=("",))}, "stopping.stop_strings: found an empty"),
         ({"stopping": Stopping(stop_strings=("a",) * 17)}, "found 17, expected at most 16"),
         ({"stopping": Stopping(stop_token_ids=(384,))}, "stopping.stop_token_ids: found 384"),
+        (
+            {"stopping": Stopping(time_limit_seconds=0)},
+            "stopping.time_limit_seconds: found 0, expected above 0, up to 1e6",
+        ),
+        ({"stopping": Stopping(time_limit_seconds=float("nan"))}, "time_limit_seconds: found nan"),
+        ({"stopping": Stopping(time_limit_seconds=2e6)}, "time_limit_seconds: found 2000000.0"),
         ({"prompt": TokenPrompt(())}, "prompt.token_ids: found no tokens"),
         ({"prompt": TokenPrompt((1, 999))}, "prompt.token_ids: found 999, expected ids from 0"),
         ({"prompt": ChatPrompt(())}, "prompt.chat: found no messages"),

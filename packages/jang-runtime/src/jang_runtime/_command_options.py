@@ -30,6 +30,14 @@ StopOption = Annotated[
         rich_help_panel=_STOPPING,
     ),
 ]
+TimeLimitOption = Annotated[
+    float | None,
+    typer.Option(
+        "--time-limit-seconds",
+        help="End after this time with what there is.",
+        rich_help_panel=_STOPPING,
+    ),
+]
 TemperatureOption = Annotated[
     float,
     typer.Option(

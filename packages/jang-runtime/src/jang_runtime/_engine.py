@@ -20,6 +20,7 @@ from jang_runtime._errors import EngineStoppedError, GenerationError, JangRuntim
 from jang_runtime._memory import give_back, weights_wired
 from jang_runtime._model import ModelInfo
 from jang_runtime._options import EngineOptions
+from jang_runtime._outside import seconds_to_deadline
 from jang_runtime._ranks.group import LaunchedRanks, OneRank, Ranks
 from jang_runtime._ranks.lifeline import hold
 from jang_runtime._ranks.start import start
@@ -237,7 +238,9 @@ class Engine:
         while True:
             has_work = scheduler.has_work(scheduler.look_outside())
             idle_steps = 0 if has_work else idle_steps + 1
-            commands = self._new_commands(0 if has_work else ranks.rest(idle_steps))
+            rests = ranks.rest(idle_steps), seconds_to_deadline(scheduler.open_tickets())
+            wait = min((seconds for seconds in rests if seconds is not None), default=None)
+            commands = self._new_commands(0 if has_work else wait)
             tickets = [command for command in commands if isinstance(command, Ticket)]
             cleared = [command for command in commands if isinstance(command, threading.Event)]
             ends = _Signal.END in commands

@@ -25,6 +25,7 @@ class FinishReason(StrEnum):
     MAX_TOKENS = "MAX_TOKENS"
     CONTEXT_FULL = "CONTEXT_FULL"
     CANCELLED = "CANCELLED"
+    DEADLINE = "DEADLINE"
     COMPLETE = "COMPLETE"
 
 

@@ -1,6 +1,7 @@
 """What the fake server keeps of its calls, and how it lets them fail."""
 
 import threading
+import time
 import uuid
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ import grpc
 from google.protobuf.message import Message
 from grpc_status import rpc_status
 
+from jang_proto.runtime.v1 import runtime_pb2 as pb
 from jang_runtime._errors import (
     JangRuntimeError,
     RequestIdInUseError,
@@ -49,6 +51,7 @@ class RunningCall:
     def __init__(self, record: FakeCall, context: grpc.ServicerContext) -> None:
         self.record = record
         self.is_aborted = False
+        self._arrived = time.monotonic()
         self._context = context
         self._is_named = False
         self._stopped = threading.Event()
@@ -57,6 +60,11 @@ class RunningCall:
     def is_over(self) -> bool:
         """Whether there is no more to do: it was aborted, or nobody waits for it any more."""
         return self._stopped.is_set()
+
+    def is_late(self, stopping: pb.Stopping) -> bool:
+        """Whether the request's time limit has passed."""
+        seconds = time.monotonic() - self._arrived
+        return stopping.HasField("time_limit_seconds") and seconds >= stopping.time_limit_seconds
 
     def tell_name(self) -> None:
         """Send the call's name ahead of its first answer."""

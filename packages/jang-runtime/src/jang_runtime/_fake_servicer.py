@@ -172,6 +172,9 @@ class FakeServicer(runtime_pb2_grpc.RuntimeServiceServicer):
         for piece in planned.pieces():
             if call.is_over:
                 break
+            if call.is_late(request.stopping):
+                planned = Planned("", pb.FINISH_REASON_DEADLINE)
+                break
             tokens = tokens_of(piece)
             delta = pb.Delta(text=piece, token_ids=tokens)
             if request.logprobs.HasField("output"):

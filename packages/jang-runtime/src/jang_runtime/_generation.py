@@ -158,13 +158,17 @@ class Generation:
         if text or matched:
             self._send(text)
         if matched:
-            self.finish(FinishReason.STOP_STRING, matched)
+            self._finish(FinishReason.STOP_STRING, matched)
             return True
         if self._completion_tokens == self.row.limit:
             return self._end(self._why_no_more())
         return False
 
-    def finish(self, reason: FinishReason, matched_stop: str | int | None = None) -> None:
+    def finish(self, reason: FinishReason) -> None:
+        """End before the text is at its end: send what there is of it, and the last event."""
+        self._end(reason)
+
+    def _finish(self, reason: FinishReason, matched_stop: str | int | None = None) -> None:
         """Send the last event."""
         now = time.monotonic()
         first_token = self._first_token or now
@@ -191,7 +195,7 @@ class Generation:
             self._send(text)
         if matched:
             reason, matched_stop = FinishReason.STOP_STRING, matched
-        self.finish(reason, matched_stop)
+        self._finish(reason, matched_stop)
         return True
 
     def _send(self, text: str) -> None:

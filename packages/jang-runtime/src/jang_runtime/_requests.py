@@ -12,6 +12,8 @@ from jang_runtime._errors import InvalidRequestError
 DEFAULT_MAX_TOKENS: Final = 512
 MAX_STOP_STRINGS: Final = 16
 MAX_STOP_TOKENS: Final = 64
+# Of a time that threads can wait.
+MAX_TIME_LIMIT_SECONDS: Final = 1e6
 MAX_TEMPERATURE: Final = 100.0
 MAX_TOP_LOGPROBS: Final = 20
 MAX_LOGIT_BIASES: Final = 1024
@@ -93,12 +95,15 @@ class Stopping:
         stop_strings: Texts that end the generation and are cut off.
         stop_token_ids: Tokens that end the generation and are left out.
         ignore_eos: Whether to go on past the model's end-of-text tokens.
+        time_limit_seconds: After so long since the request's arrival the generation ends with
+            what it has; None for no limit. Above 0, up to 1e6.
     """
 
     max_tokens: int | None = None
     stop_strings: tuple[str, ...] = ()
     stop_token_ids: tuple[int, ...] = ()
     ignore_eos: bool = False
+    time_limit_seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -286,6 +291,14 @@ def _check_stopping(stopping: Stopping, vocabulary_size: int, context_length: in
             "stopping.stop_token_ids", len(stopping.stop_token_ids), f"at most {MAX_STOP_TOKENS}"
         )
     check_token_ids("stopping.stop_token_ids", stopping.stop_token_ids, vocabulary_size)
+    limit = stopping.time_limit_seconds
+    if limit is not None and not is_time_limit(limit):
+        raise InvalidRequestError("stopping.time_limit_seconds", limit, "above 0, up to 1e6")
+
+
+def is_time_limit(seconds: float) -> bool:
+    """Whether a generation can have this time limit; written so that NaN is none."""
+    return 0 < seconds <= MAX_TIME_LIMIT_SECONDS
 
 
 def check_token_ids(name: str, ids: tuple[int, ...], vocabulary_size: int) -> None:

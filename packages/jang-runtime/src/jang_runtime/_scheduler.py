@@ -4,7 +4,7 @@ import logging
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final, TypeAlias
 
 import mlx.core as mx
@@ -24,6 +24,7 @@ from jang_runtime._generation import Generation
 from jang_runtime._memory import half_of_free_memory
 from jang_runtime._model import LoadedModel
 from jang_runtime._options import EngineOptions, check_options
+from jang_runtime._outside import Outside, look_at
 from jang_runtime._prefix_cache import PrefixCache
 from jang_runtime._ranks.group import ONE_RANK, Ranks
 from jang_runtime._requests import (
@@ -44,19 +45,6 @@ _PIECE: Final = {"cpu": 64, "metal": 512, "cuda": 512}
 _PIECE_ALONE: Final = {"cpu": 256, "metal": 2048, "cuda": 2048}
 
 Task: TypeAlias = Generation | Scoring | Positions
-
-
-@dataclass(frozen=True)
-class Outside:
-    """What callers have decided by the begin of a step.
-
-    Attributes:
-        cancelled: Requests that are to end.
-        blocked: Requests whose listeners take no large results now.
-    """
-
-    cancelled: Collection[Ticket]
-    blocked: Collection[Ticket]
 
 
 class Scheduler:
@@ -105,11 +93,8 @@ class Scheduler:
         self._counts: Counter[str] = Counter()
 
     def look_outside(self) -> Outside:
-        """What the callers of open requests have decided by now."""
-        return Outside(
-            cancelled=[ticket for ticket in self._open if ticket.is_cancelled()],
-            blocked={ticket for ticket in self._open if not ticket.has_room()},
-        )
+        """What is so by now for open requests."""
+        return look_at(self._open)
 
     def open_tickets(self) -> tuple[Ticket, ...]:
         """Every request that has not ended, in the order in which they came."""
@@ -125,6 +110,7 @@ class Scheduler:
         """Whether a step would do anything."""
         return bool(
             outside.cancelled
+            or outside.expired
             or self._generations
             or self._decoding
             or any(task.ticket not in outside.blocked for task in self._scorings)
@@ -141,7 +127,8 @@ class Scheduler:
 
         Nothing but the calls of this class and the model decides what happens.
         """
-        self._drop(outside.cancelled)
+        self._drop(outside.cancelled, FinishReason.CANCELLED)
+        self._drop(outside.expired, FinishReason.DEADLINE)
         while self._waiting and self._active() < self._most and self._begin_first():
             pass
         self._work_on_text(outside.blocked)
@@ -151,7 +138,7 @@ class Scheduler:
 
     def cancel_all(self) -> None:
         """Cancel every request."""
-        self._drop(list(self._open))
+        self._drop(list(self._open), FinishReason.CANCELLED)
 
     def stop(self, error: JangRuntimeError) -> None:
         """End every request with this error."""
@@ -331,22 +318,21 @@ class Scheduler:
         self._decoding.pop(task.row, None)
         self._isolated.discard(task)
 
-    def _drop(self, cancelled: Collection[Ticket]) -> None:
-        for ticket in self._waiting.those_of(cancelled):
+    def _drop(self, dropped: Collection[Ticket], reason: FinishReason) -> None:
+        """End requests with what they have."""
+        for ticket in self._waiting.those_of(dropped):
             self._waiting.remove(ticket)
-            self._guarded(ticket, lambda ticket=ticket: self._finish_waiting(ticket))
+            self._guarded(ticket, lambda ticket=ticket: self._finish_waiting(ticket, reason))
         for queue in (self._generations, self._scorings):
-            for task in [task for task in queue if task.ticket in cancelled]:
+            for task in [task for task in queue if task.ticket in dropped]:
                 queue.remove(task)  # pyright: ignore[reportArgumentType] - of its own kind
-                self._guarded(
-                    task.ticket, lambda task=task: self._finish(task, FinishReason.CANCELLED)
-                )
+                self._guarded(task.ticket, lambda task=task: self._finish(task, reason))
         for row, (task, batch) in list(self._decoding.items()):
             # A batch that was lost for another row's sake has begun again already.
-            if task.ticket not in cancelled or row not in self._decoding:
+            if task.ticket not in dropped or row not in self._decoding:
                 continue
             self._remove(task)
-            self._guarded(task.ticket, lambda task=task: self._finish(task, FinishReason.CANCELLED))
+            self._guarded(task.ticket, lambda task=task: self._finish(task, reason))
             try:
                 batch.leave(row)
             except BatchError as error:
@@ -357,11 +343,11 @@ class Scheduler:
         self._close(task.ticket, "finished")
         self._counts["cancelled"] += reason is FinishReason.CANCELLED
 
-    def _finish_waiting(self, ticket: Ticket) -> None:
+    def _finish_waiting(self, ticket: Ticket, reason: FinishReason) -> None:
         waited = Timings(queue=time.monotonic() - ticket.arrived, prefill=0.0, decode=0.0)
-        ticket.listener(Finished(FinishReason.CANCELLED, None, 0, 0, waited))
+        ticket.listener(Finished(reason, None, 0, 0, waited))
         self._close(ticket, "finished")
-        self._counts["cancelled"] += 1
+        self._counts["cancelled"] += reason is FinishReason.CANCELLED
 
     def _close(self, ticket: Ticket, count: str) -> None:
         """Count a request that has had its last event."""

@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 from jang_runtime._errors import JangRuntimeError
 from jang_runtime._events import Event, Failed
-from jang_runtime._requests import Request
+from jang_runtime._requests import GenerationRequest, Request, is_time_limit
 
 _log = logging.getLogger("jang_runtime")
 
@@ -35,6 +35,16 @@ class Ticket:
     wake: Callable[[], None]
     arrived: float = field(default_factory=time.monotonic)
     _cancelled: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def deadline(self) -> float:
+        """`time.monotonic()` at which a generation has to end; infinite without a limit."""
+        request = self.request
+        limit = (
+            request.stopping.time_limit_seconds if isinstance(request, GenerationRequest) else None
+        )
+        # One that cannot be is refused when the request begins.
+        return float("inf") if limit is None or not is_time_limit(limit) else self.arrived + limit
 
     def cancel(self) -> None:
         """Stop the request at its next step; no effect once it has ended."""

@@ -30,6 +30,7 @@ from jang_runtime._command_options import (
     SeedOption,
     StopOption,
     TemperatureOption,
+    TimeLimitOption,
     TopKOption,
     TopPOption,
     kv_quantization,
@@ -127,6 +128,7 @@ def generate(
     prompt: Annotated[str, typer.Argument(help="The question.")],
     max_tokens: MaxTokensOption = None,
     stop: StopOption = None,
+    time_limit_seconds: TimeLimitOption = None,
     temperature: TemperatureOption = 0.0,
     top_p: TopPOption = 1.0,
     top_k: TopKOption = 0,
@@ -157,7 +159,11 @@ def generate(
                 presence_penalty=presence_penalty,
                 frequency_penalty=frequency_penalty,
             ),
-            stopping=Stopping(max_tokens=max_tokens, stop_strings=tuple(stop or ())),
+            stopping=Stopping(
+                max_tokens=max_tokens,
+                stop_strings=tuple(stop or ()),
+                time_limit_seconds=time_limit_seconds,
+            ),
             logprobs=Logprobs(output=logprobs),
         )
         answer = write_answer(engine, request, sys.stderr if as_json else sys.stdout)
@@ -171,6 +177,7 @@ def chat_command(
     model: ModelArgument,
     max_tokens: MaxTokensOption = None,
     stop: StopOption = None,
+    time_limit_seconds: TimeLimitOption = None,
     temperature: TemperatureOption = 0.7,
     top_p: TopPOption = 0.95,
     top_k: TopKOption = 0,
@@ -197,7 +204,11 @@ def chat_command(
                 presence_penalty=presence_penalty,
                 frequency_penalty=frequency_penalty,
             ),
-            Stopping(max_tokens=max_tokens, stop_strings=tuple(stop or ())),
+            Stopping(
+                max_tokens=max_tokens,
+                stop_strings=tuple(stop or ()),
+                time_limit_seconds=time_limit_seconds,
+            ),
         )
 
 

@@ -16,11 +16,12 @@ from jang_runtime._errors import EngineStoppedError
 from jang_runtime._events import Event
 from jang_runtime._memory import weights_wired
 from jang_runtime._options import EngineOptions
+from jang_runtime._outside import Outside
 from jang_runtime._ranks.group import LaunchedRanks, connect
 from jang_runtime._ranks.lifeline import hold
 from jang_runtime._ranks.start import start
 from jang_runtime._ranks.steps import Step, decode
-from jang_runtime._scheduler import Outside, Scheduler
+from jang_runtime._scheduler import Scheduler
 from jang_runtime._tickets import Ticket
 
 _log = logging.getLogger("jang_runtime")
@@ -88,7 +89,7 @@ def _run(path: Path, options: EngineOptions, lose: Callable[[EngineStoppedError]
     with weights_wired():
         idle_steps = 0
         while (outside := _step(scheduler, ranks)) is not None:
-            has_work = scheduler.has_work(replace(outside, cancelled=()))
+            has_work = scheduler.has_work(replace(outside, cancelled=(), expired=()))
             idle_steps = 0 if has_work else idle_steps + 1
             if not has_work:
                 time.sleep(ranks.rest(idle_steps))
@@ -107,6 +108,7 @@ def _step(scheduler: Scheduler, ranks: LaunchedRanks) -> Outside | None:
     open_tickets = scheduler.open_tickets()
     outside = Outside(
         cancelled=[open_tickets[place] for place in step.cancelled],
+        expired=[open_tickets[place] for place in step.expired],
         blocked={open_tickets[place] for place in step.blocked},
     )
     scheduler.step(outside)

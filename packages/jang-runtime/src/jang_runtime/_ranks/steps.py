@@ -12,6 +12,7 @@ from typing import Any, Final, cast
 from jang_runtime._caches import KVQuantization
 from jang_runtime._errors import EngineStoppedError
 from jang_runtime._options import EngineOptions
+from jang_runtime._outside import Outside
 from jang_runtime._ranks.group import Ranks
 from jang_runtime._requests import (
     ChatMessage,
@@ -26,7 +27,7 @@ from jang_runtime._requests import (
     TextPrompt,
     TokenPrompt,
 )
-from jang_runtime._scheduler import Outside, Scheduler
+from jang_runtime._scheduler import Scheduler
 from jang_runtime._tickets import Ticket
 
 
@@ -38,6 +39,7 @@ class Step:
         requests: New ones.
         cancelled: Which of the open requests are to end: their places in the order in which they
             came, from 0, new ones included.
+        expired: Which have no time left; likewise.
         blocked: Which take no large results now; likewise.
         clears: Whether to forget what is kept of earlier requests.
         ends: Whether this is the end.
@@ -45,6 +47,7 @@ class Step:
 
     requests: tuple[Request, ...]
     cancelled: tuple[int, ...]
+    expired: tuple[int, ...]
     blocked: tuple[int, ...]
     clears: bool
     ends: bool
@@ -118,9 +121,16 @@ def tell(
 
     def message() -> bytes:
         places = {ticket: place for place, ticket in enumerate(scheduler.open_tickets())}
-        cancelled = tuple(places[ticket] for ticket in outside.cancelled)
-        blocked = tuple(places[ticket] for ticket in outside.blocked)
-        return encode(Step(tuple(each.request for each in new), cancelled, blocked, clears, ends))
+        return encode(
+            Step(
+                requests=tuple(each.request for each in new),
+                cancelled=tuple(places[ticket] for ticket in outside.cancelled),
+                expired=tuple(places[ticket] for ticket in outside.expired),
+                blocked=tuple(places[ticket] for ticket in outside.blocked),
+                clears=clears,
+                ends=ends,
+            )
+        )
 
     ranks.tell(scheduler.decided, message)
 

@@ -133,4 +133,7 @@ def _stopping(message: pb.Stopping) -> Stopping:
         stop_strings=tuple(message.stop_strings),
         stop_token_ids=tuple(message.stop_token_ids),
         ignore_eos=message.ignore_eos if message.HasField("ignore_eos") else False,
+        time_limit_seconds=(
+            message.time_limit_seconds if message.HasField("time_limit_seconds") else None
+        ),
     )

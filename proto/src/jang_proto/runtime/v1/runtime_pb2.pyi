@@ -72,6 +72,8 @@ class _FinishReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FinishRe
     """The request was cancelled."""
     FINISH_REASON_COMPLETE: _FinishReason.ValueType  # 7
     """All that was asked for was computed; for requests that generate no text."""
+    FINISH_REASON_DEADLINE: _FinishReason.ValueType  # 8
+    """The request's time limit has passed."""
 
 class FinishReason(_FinishReason, metaclass=_FinishReasonEnumTypeWrapper): ...
 
@@ -91,6 +93,8 @@ FINISH_REASON_CANCELLED: FinishReason.ValueType  # 6
 """The request was cancelled."""
 FINISH_REASON_COMPLETE: FinishReason.ValueType  # 7
 """All that was asked for was computed; for requests that generate no text."""
+FINISH_REASON_DEADLINE: FinishReason.ValueType  # 8
+"""The request's time limit has passed."""
 Global___FinishReason: _TypeAlias = FinishReason  # noqa: Y015
 
 class _Sharding:
@@ -535,12 +539,17 @@ class Stopping(_message.Message):
     STOP_STRINGS_FIELD_NUMBER: _builtins.int
     STOP_TOKEN_IDS_FIELD_NUMBER: _builtins.int
     IGNORE_EOS_FIELD_NUMBER: _builtins.int
+    TIME_LIMIT_SECONDS_FIELD_NUMBER: _builtins.int
     max_tokens: _builtins.int
     """The most tokens to generate. Default: 512, or less where the context ends.
     Range: 1 to the model's context length.
     """
     ignore_eos: _builtins.bool
     """Whether to go on past the model's end-of-text tokens. Default: false."""
+    time_limit_seconds: _builtins.float
+    """The generation ends after so long since its arrival, in the queue too, with what it has; a
+    call's deadline gives nothing back. Default: none. Range: above 0, up to 1000000.
+    """
     @_builtins.property
     def stop_strings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Texts that end the generation and are cut off the answer; none may be empty.
@@ -558,19 +567,24 @@ class Stopping(_message.Message):
         stop_strings: _abc.Iterable[_builtins.str] | None = ...,
         stop_token_ids: _abc.Iterable[_builtins.int] | None = ...,
         ignore_eos: _builtins.bool | None = ...,
+        time_limit_seconds: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_ignore_eos", b"_ignore_eos", "_max_tokens", b"_max_tokens", "ignore_eos", b"ignore_eos", "max_tokens", b"max_tokens"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_ignore_eos", b"_ignore_eos", "_max_tokens", b"_max_tokens", "_time_limit_seconds", b"_time_limit_seconds", "ignore_eos", b"ignore_eos", "max_tokens", b"max_tokens", "time_limit_seconds", b"time_limit_seconds"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_ignore_eos", b"_ignore_eos", "_max_tokens", b"_max_tokens", "ignore_eos", b"ignore_eos", "max_tokens", b"max_tokens", "stop_strings", b"stop_strings", "stop_token_ids", b"stop_token_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_ignore_eos", b"_ignore_eos", "_max_tokens", b"_max_tokens", "_time_limit_seconds", b"_time_limit_seconds", "ignore_eos", b"ignore_eos", "max_tokens", b"max_tokens", "stop_strings", b"stop_strings", "stop_token_ids", b"stop_token_ids", "time_limit_seconds", b"time_limit_seconds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__ignore_eos: _TypeAlias = _typing.Literal["ignore_eos"]  # noqa: Y015
     _WhichOneofArgType__ignore_eos: _TypeAlias = _typing.Literal["_ignore_eos", b"_ignore_eos"]  # noqa: Y015
     _WhichOneofReturnType__max_tokens: _TypeAlias = _typing.Literal["max_tokens"]  # noqa: Y015
     _WhichOneofArgType__max_tokens: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens"]  # noqa: Y015
+    _WhichOneofReturnType__time_limit_seconds: _TypeAlias = _typing.Literal["time_limit_seconds"]  # noqa: Y015
+    _WhichOneofArgType__time_limit_seconds: _TypeAlias = _typing.Literal["_time_limit_seconds", b"_time_limit_seconds"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__ignore_eos) -> _WhichOneofReturnType__ignore_eos | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_tokens) -> _WhichOneofReturnType__max_tokens | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__time_limit_seconds) -> _WhichOneofReturnType__time_limit_seconds | None: ...
 
 Global___Stopping: _TypeAlias = Stopping  # noqa: Y015
 
