@@ -79,6 +79,7 @@ def test_the_public_names_are_these() -> None:
         "GenerateStream",
         "GetModelInfo",
         "GetServerInfo",
+        "ListModels",
         "Logits",
         "Score",
         "Tokenize",

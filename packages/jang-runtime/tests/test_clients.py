@@ -92,6 +92,7 @@ def test_every_call_of_the_api_has_a_method(ask: Asker) -> None:
         plain = ask(server, "apply_chat_template", [("user", "hi")], add_generation_prompt=False)
         assert plain.text == "user: hi\n"
         assert ask(server, "model_info").vocabulary_size == 258
+        assert [model.name for model in ask(server, "list_models")] == ["fake"]
         assert ask(server, "server_info").ranks == 1
         assert ask(server, "abort", "nobody") is False
         assert ask(server, "score", "2+2=", ["4"])[0].token_ids == [54]

@@ -40,6 +40,7 @@ NAMES = [
     "Logprobs",
     "ModelError",
     "ModelInfo",
+    "ModelNotFoundError",
     "NoChatTemplateError",
     "NotServingError",
     "PromptLogprobs",

@@ -52,7 +52,7 @@ class AsyncClient:
     Args:
         target: "HOST:PORT".
         timeout: Seconds that a call may take; None waits for as long as it takes.
-        **options: Token, TLS and retries, see `ClientOptions`.
+        **options: Token, TLS, retries and model, see `ClientOptions`.
 
     Raises:
         ClientOptionError: If the options do not go together.
@@ -62,6 +62,7 @@ class AsyncClient:
         self, target: str, timeout: float | None = None, **options: Unpack[ClientOptions]
     ) -> None:
         self._connection = connection(target, timeout, options)
+        self._model = self._connection.model
         # Said here, and not by a call that waits for the answer on another loop.
         asyncio.get_running_loop()
         credentials = self._connection.credentials
@@ -128,7 +129,11 @@ class AsyncClient:
             **options: Of this call.
         """
         request = pb.GenerateStreamRequest(
-            prompt=prompt_message(prompt), sampling=sampling, stopping=stopping, logprobs=logprobs
+            prompt=prompt_message(prompt),
+            sampling=sampling,
+            stopping=stopping,
+            logprobs=logprobs,
+            model=self._model,
         )
         return self._stream(self._stub.GenerateStream, request, options)
 
@@ -158,7 +163,11 @@ class AsyncClient:
     ) -> pb.GenerateResponse:
         """Generate and return the whole text; arguments as for `stream`."""
         request = pb.GenerateRequest(
-            prompt=prompt_message(prompt), sampling=sampling, stopping=stopping, logprobs=logprobs
+            prompt=prompt_message(prompt),
+            sampling=sampling,
+            stopping=stopping,
+            logprobs=logprobs,
+            model=self._model,
         )
         return await self._call(self._stub.Generate, request, options)
 
@@ -169,7 +178,7 @@ class AsyncClient:
         **options: Unpack[CallOptions],
     ) -> list[pb.ContinuationScore]:
         """How likely each of several texts, or token lists, is after a context."""
-        request = score_request(context, continuations)
+        request = score_request(context, continuations, self._model)
         response = await self._call(self._stub.Score, request, options)
         return list(response.scores)
 
@@ -186,7 +195,9 @@ class AsyncClient:
             positions: After which of its tokens, counted from 0, ascending; all if empty.
             **options: Of this call.
         """
-        request = pb.LogitsRequest(prompt=prompt_message(prompt), positions=positions)
+        request = pb.LogitsRequest(
+            prompt=prompt_message(prompt), positions=positions, model=self._model
+        )
         async with aclosing(self._stream(self._stub.Logits, request, options)) as events:
             async for event in events:
                 if event.HasField("rows"):
@@ -194,7 +205,7 @@ class AsyncClient:
 
     async def tokenize(self, prompt: PromptLike, **options: Unpack[CallOptions]) -> list[int]:
         """The tokens of a text, or of a conversation."""
-        request = pb.TokenizeRequest(prompt=prompt_message(prompt))
+        request = pb.TokenizeRequest(prompt=prompt_message(prompt), model=self._model)
         response = await self._call(self._stub.Tokenize, request, options)
         return list(response.token_ids)
 
@@ -206,7 +217,9 @@ class AsyncClient:
         **options: Unpack[CallOptions],
     ) -> str:
         """The text of tokens."""
-        request = pb.DetokenizeRequest(token_ids=token_ids, skip_special_tokens=skip_special_tokens)
+        request = pb.DetokenizeRequest(
+            token_ids=token_ids, skip_special_tokens=skip_special_tokens, model=self._model
+        )
         return (await self._call(self._stub.Detokenize, request, options)).text
 
     async def apply_chat_template(
@@ -224,13 +237,22 @@ class AsyncClient:
             **options: Of this call.
         """
         request = pb.ApplyChatTemplateRequest(
-            chat=chat_message(conversation), add_generation_prompt=add_generation_prompt
+            chat=chat_message(conversation),
+            add_generation_prompt=add_generation_prompt,
+            model=self._model,
         )
         return await self._call(self._stub.ApplyChatTemplate, request, options)
 
+    async def list_models(self, **options: Unpack[CallOptions]) -> list[pb.Model]:
+        """The models that the server holds: one."""
+        response = await self._call(self._stub.ListModels, pb.ListModelsRequest(), options)
+        return list(response.models)
+
     async def model_info(self, **options: Unpack[CallOptions]) -> pb.GetModelInfoResponse:
         """Describe the server's model."""
-        return await self._call(self._stub.GetModelInfo, pb.GetModelInfoRequest(), options)
+        return await self._call(
+            self._stub.GetModelInfo, pb.GetModelInfoRequest(model=self._model), options
+        )
 
     async def server_info(self, **options: Unpack[CallOptions]) -> pb.GetServerInfoResponse:
         """Describe the server: its limits, and what it does at this moment."""

@@ -46,7 +46,7 @@ def chat_message(conversation: Conversation) -> pb.Chat:
 
 
 def score_request(
-    context: PromptLike, continuations: Sequence[str | Sequence[int]]
+    context: PromptLike, continuations: Sequence[str | Sequence[int]], model: str | None
 ) -> pb.ScoreRequest:
     """The request for how likely continuations are."""
     messages = [
@@ -55,7 +55,7 @@ def score_request(
         else pb.Continuation(token_ids=pb.TokenIds(ids=continuation))
         for continuation in continuations
     ]
-    return pb.ScoreRequest(context=prompt_message(context), continuations=messages)
+    return pb.ScoreRequest(context=prompt_message(context), continuations=messages, model=model)
 
 
 def logits_of(rows: pb.LogitsRows) -> Logits:

@@ -46,7 +46,7 @@ class Client:
     Args:
         target: "HOST:PORT".
         timeout: Seconds that a call may take; None waits for as long as it takes.
-        **options: Token, TLS and retries, see `ClientOptions`.
+        **options: Token, TLS, retries and model, see `ClientOptions`.
 
     Raises:
         ClientOptionError: If the options do not go together.
@@ -56,6 +56,7 @@ class Client:
         self, target: str, timeout: float | None = None, **options: Unpack[ClientOptions]
     ) -> None:
         self._connection = connection(target, timeout, options)
+        self._model = self._connection.model
         credentials = self._connection.credentials
         self._channel = (
             grpc.insecure_channel(target, options=CHANNEL_OPTIONS)
@@ -120,7 +121,11 @@ class Client:
             **options: Of this call.
         """
         request = pb.GenerateStreamRequest(
-            prompt=prompt_message(prompt), sampling=sampling, stopping=stopping, logprobs=logprobs
+            prompt=prompt_message(prompt),
+            sampling=sampling,
+            stopping=stopping,
+            logprobs=logprobs,
+            model=self._model,
         )
         return self._stream(self._stub.GenerateStream, request, options)
 
@@ -150,7 +155,11 @@ class Client:
     ) -> pb.GenerateResponse:
         """Generate and return the whole text; arguments as for `stream`."""
         request = pb.GenerateRequest(
-            prompt=prompt_message(prompt), sampling=sampling, stopping=stopping, logprobs=logprobs
+            prompt=prompt_message(prompt),
+            sampling=sampling,
+            stopping=stopping,
+            logprobs=logprobs,
+            model=self._model,
         )
         return self._call(self._stub.Generate, request, options)
 
@@ -161,7 +170,7 @@ class Client:
         **options: Unpack[CallOptions],
     ) -> list[pb.ContinuationScore]:
         """How likely each of several texts, or token lists, is after a context."""
-        request = score_request(context, continuations)
+        request = score_request(context, continuations, self._model)
         return list(self._call(self._stub.Score, request, options).scores)
 
     def logits(
@@ -177,7 +186,9 @@ class Client:
             positions: After which of its tokens, counted from 0, ascending; all if empty.
             **options: Of this call.
         """
-        request = pb.LogitsRequest(prompt=prompt_message(prompt), positions=positions)
+        request = pb.LogitsRequest(
+            prompt=prompt_message(prompt), positions=positions, model=self._model
+        )
         with closing(self._stream(self._stub.Logits, request, options)) as events:
             for event in events:
                 if event.HasField("rows"):
@@ -185,7 +196,7 @@ class Client:
 
     def tokenize(self, prompt: PromptLike, **options: Unpack[CallOptions]) -> list[int]:
         """The tokens of a text, or of a conversation."""
-        request = pb.TokenizeRequest(prompt=prompt_message(prompt))
+        request = pb.TokenizeRequest(prompt=prompt_message(prompt), model=self._model)
         return list(self._call(self._stub.Tokenize, request, options).token_ids)
 
     def detokenize(
@@ -196,7 +207,9 @@ class Client:
         **options: Unpack[CallOptions],
     ) -> str:
         """The text of tokens."""
-        request = pb.DetokenizeRequest(token_ids=token_ids, skip_special_tokens=skip_special_tokens)
+        request = pb.DetokenizeRequest(
+            token_ids=token_ids, skip_special_tokens=skip_special_tokens, model=self._model
+        )
         return self._call(self._stub.Detokenize, request, options).text
 
     def apply_chat_template(
@@ -214,13 +227,21 @@ class Client:
             **options: Of this call.
         """
         request = pb.ApplyChatTemplateRequest(
-            chat=chat_message(conversation), add_generation_prompt=add_generation_prompt
+            chat=chat_message(conversation),
+            add_generation_prompt=add_generation_prompt,
+            model=self._model,
         )
         return self._call(self._stub.ApplyChatTemplate, request, options)
 
+    def list_models(self, **options: Unpack[CallOptions]) -> list[pb.Model]:
+        """The models that the server holds: one."""
+        return list(self._call(self._stub.ListModels, pb.ListModelsRequest(), options).models)
+
     def model_info(self, **options: Unpack[CallOptions]) -> pb.GetModelInfoResponse:
         """Describe the server's model."""
-        return self._call(self._stub.GetModelInfo, pb.GetModelInfoRequest(), options)
+        return self._call(
+            self._stub.GetModelInfo, pb.GetModelInfoRequest(model=self._model), options
+        )
 
     def server_info(self, **options: Unpack[CallOptions]) -> pb.GetServerInfoResponse:
         """Describe the server: its limits, and what it does at this moment."""

@@ -36,6 +36,8 @@ class ClientOptions(TypedDict, total=False):
         certificate: The client's own, for servers that ask for one.
         private_key: Its key.
         retries: When to ask again.
+        model: The name of the model that is meant, as `list_models` gives it; the one that the
+            server holds if not given.
     """
 
     token: str
@@ -44,6 +46,7 @@ class ClientOptions(TypedDict, total=False):
     certificate: Pem
     private_key: Pem
     retries: RetryPolicy
+    model: str
 
 
 class CallOptions(TypedDict, total=False):
@@ -72,6 +75,7 @@ class Connection:
         retries: When to ask again.
         credentials: Of TLS; None for plaintext.
         metadata: What goes with every call.
+        model: What goes with every call that needs a model; None for none.
     """
 
     target: str
@@ -79,6 +83,7 @@ class Connection:
     retries: RetryPolicy
     credentials: grpc.ChannelCredentials | None
     metadata: tuple[tuple[str, str], ...]
+    model: str | None
 
     def tries(self, options: CallOptions) -> Tries:
         """The tries of a call that begins now."""
@@ -125,6 +130,7 @@ def connection(target: str, timeout: float | None, options: ClientOptions) -> Co
         retries=options.get("retries", RetryPolicy()),
         credentials=credentials,
         metadata=metadata,
+        model=options.get("model"),
     )
 
 

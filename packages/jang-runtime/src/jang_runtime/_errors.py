@@ -4,6 +4,7 @@ JangRuntimeError
 ├── ModelError              the directory is no model that can be run
 ├── InvalidRequestError     a request asks for what cannot be done
 │   ├── InvalidMetadataError    the same of a key of a call's metadata
+│   ├── ModelNotFoundError      a model that is not served
 │   └── NoChatTemplateError     a conversation, and the model has no template for one
 ├── CacheTooSmallError      the memory for keys and values is too small for this request, ever
 ├── QueueFullError          too many requests wait; later this one may fit
@@ -52,6 +53,18 @@ class NoChatTemplateError(InvalidRequestError):
 
     def __init__(self, field: str) -> None:
         super().__init__(field, "a conversation", "text: this model has no chat template")
+
+
+class ModelNotFoundError(InvalidRequestError):
+    """A request names a model that is not served.
+
+    Args:
+        asked: The name.
+        served: The name of the model that is.
+    """
+
+    def __init__(self, asked: str, served: str) -> None:
+        super().__init__("model", repr(asked), f"{served!r}, the model that is served, or none")
 
 
 class CacheTooSmallError(JangRuntimeError):

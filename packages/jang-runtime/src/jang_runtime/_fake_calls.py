@@ -15,6 +15,7 @@ from grpc_status import rpc_status
 from jang_proto.runtime.v1 import runtime_pb2 as pb
 from jang_runtime._errors import (
     JangRuntimeError,
+    ModelNotFoundError,
     RequestIdInUseError,
     UnauthenticatedError,
 )
@@ -98,10 +99,12 @@ class CallBook:
 
     Args:
         token: What every call has to bring; none if empty.
+        model: The name of the model; calls for others are refused.
     """
 
-    def __init__(self, token: str) -> None:
+    def __init__(self, token: str, model: str) -> None:
         self._token = token
+        self._model = model
         self._changed = threading.Condition()
         self._calls: list[RunningCall] = []
         self._planned: list[_Planned] = []
@@ -191,7 +194,7 @@ class CallBook:
         return call
 
     def _check(self, call: RunningCall) -> None:
-        """Refuse what a real server would refuse because of the metadata."""
+        """Refuse what a real server would refuse because of the metadata or the model."""
         if self._token:
             sent = call.record.metadata.get("authorization", "")
             if sent != f"Bearer {self._token}":
@@ -200,6 +203,9 @@ class CallBook:
         with self._changed:
             if sum(other.record.request_id == name for other in self._running()) > 1:
                 raise RequestIdInUseError(f"x-request-id: {name} is under way")
+        asked: str = getattr(call.record.request, "model", "")
+        if asked not in ("", self._model):
+            raise ModelNotFoundError(asked, self._model)
 
     def _end(self, call: RunningCall, outcome: str) -> None:
         with self._changed:

@@ -121,6 +121,22 @@ class FakeServicer(runtime_pb2_grpc.RuntimeServiceServicer):
             text = self._script.chat_text("chat", request.chat, add)
             return pb.ApplyChatTemplateResponse(text=text, token_ids=tokens_of(text))
 
+    def ListModels(
+        self, request: pb.ListModelsRequest, context: grpc.ServicerContext
+    ) -> pb.ListModelsResponse:
+        """List the scripted model."""
+        with self._calls.call("ListModels", request, context) as call:
+            self._work(call)
+            info = self._script.model_info
+            model = pb.Model(
+                name=info.name,
+                architecture=info.architecture,
+                profile=info.profile,
+                digest=info.digest,
+                context_length=info.context_length,
+            )
+            return pb.ListModelsResponse(models=[model])
+
     def GetModelInfo(
         self, request: pb.GetModelInfoRequest, context: grpc.ServicerContext
     ) -> pb.GetModelInfoResponse:

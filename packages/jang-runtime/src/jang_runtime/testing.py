@@ -63,8 +63,9 @@ class FakeServer:
         model_info: pb.GetModelInfoResponse | None = None,
         credentials: grpc.ServerCredentials | None = None,
     ) -> None:
-        script = Script(answers, scores, delay, delta_delay, model_info or _model_info())
-        self._calls = CallBook(token)
+        info = model_info or _model_info()
+        script = Script(answers, scores, delay, delta_delay, info)
+        self._calls = CallBook(token, info.name)
         self._server = grpc.server(
             ThreadPoolExecutor(_CALLS_AT_ONCE, thread_name_prefix="fake-server"),
             options=[("grpc.so_reuseport", 0)],

@@ -111,6 +111,17 @@ def finished_message(event: Finished) -> pb.Finished:
     return message
 
 
+def model_message(info: ModelInfo) -> pb.Model:
+    """The message for the model in a list."""
+    return pb.Model(
+        name=info.name,
+        architecture=info.architecture,
+        profile=info.profile,
+        digest=info.digest,
+        context_length=info.context_length,
+    )
+
+
 def model_info_message(info: ModelInfo) -> pb.GetModelInfoResponse:
     """The message that describes the model."""
     special = info.special_tokens

@@ -12,7 +12,7 @@ from jang_proto.runtime.v1 import runtime_pb2 as pb
 from jang_proto.runtime.v1 import runtime_pb2_grpc
 from jang_runtime._backend import describe_backend
 from jang_runtime._engine import Engine
-from jang_runtime._errors import InvalidRequestError
+from jang_runtime._errors import InvalidRequestError, ModelNotFoundError
 from jang_runtime._events import (
     Delta,
     Finished,
@@ -44,6 +44,7 @@ from jang_runtime._service.responses import (
     finished_message,
     logprobs_messages,
     model_info_message,
+    model_message,
     prompt_logprobs_message,
     rows_messages,
     score_message,
@@ -93,7 +94,9 @@ class RuntimeServicer(runtime_pb2_grpc.RuntimeServiceServicer):
     ) -> AsyncIterator[pb.GenerateStreamResponse]:
         """Stream the events of one generation."""
         # Closed here, not by the garbage collector: this is what stops the generation.
-        async with aclosing(run(self._ready(), generation_request(request))) as events:
+        async with aclosing(
+            run(self._served_as(request.model), generation_request(request))
+        ) as events:
             async for event in events:
                 match event:
                     case Started():
@@ -114,7 +117,9 @@ class RuntimeServicer(runtime_pb2_grpc.RuntimeServiceServicer):
         """Answer with the whole text of one generation."""
         response = pb.GenerateResponse()
         texts: list[str] = []
-        async with aclosing(run(self._ready(), generation_request(request))) as events:
+        async with aclosing(
+            run(self._served_as(request.model), generation_request(request))
+        ) as events:
             async for event in events:
                 match event:
                     case PromptLogprobs():
@@ -134,7 +139,7 @@ class RuntimeServicer(runtime_pb2_grpc.RuntimeServiceServicer):
     async def Score(self, request: pb.ScoreRequest, context: Context) -> pb.ScoreResponse:
         """Answer with the log-likelihoods of continuations."""
         response = pb.ScoreResponse()
-        async with aclosing(run(self._ready(), score_request(request))) as events:
+        async with aclosing(run(self._served_as(request.model), score_request(request))) as events:
             async for event in events:
                 match event:
                     case Score():
@@ -150,7 +155,7 @@ class RuntimeServicer(runtime_pb2_grpc.RuntimeServiceServicer):
         self, request: pb.LogitsRequest, context: Context
     ) -> AsyncIterator[pb.LogitsResponse]:
         """Stream rows of logits."""
-        async with aclosing(run(self._ready(), logits_request(request))) as events:
+        async with aclosing(run(self._served_as(request.model), logits_request(request))) as events:
             async for event in events:
                 match event:
                     case Started():
@@ -166,7 +171,7 @@ class RuntimeServicer(runtime_pb2_grpc.RuntimeServiceServicer):
 
     async def Tokenize(self, request: pb.TokenizeRequest, context: Context) -> pb.TokenizeResponse:
         """Answer with a prompt's tokens."""
-        served = self._ready()
+        served = self._served_as(request.model)
         prompt = prompt_of(request.prompt, "prompt")
         check_prompt("prompt", prompt, served.engine.info.vocabulary_size)
         return pb.TokenizeResponse(token_ids=await served.texts.tokenize(prompt))
@@ -175,7 +180,7 @@ class RuntimeServicer(runtime_pb2_grpc.RuntimeServiceServicer):
         self, request: pb.DetokenizeRequest, context: Context
     ) -> pb.DetokenizeResponse:
         """Answer with the text of tokens."""
-        served = self._ready()
+        served = self._served_as(request.model)
         ids = tuple(request.token_ids)
         check_token_ids("token_ids", ids, served.engine.info.vocabulary_size)
         skip = request.skip_special_tokens if request.HasField("skip_special_tokens") else True
@@ -185,18 +190,24 @@ class RuntimeServicer(runtime_pb2_grpc.RuntimeServiceServicer):
         self, request: pb.ApplyChatTemplateRequest, context: Context
     ) -> pb.ApplyChatTemplateResponse:
         """Answer with what the model reads of a conversation."""
-        served = self._ready()
+        served = self._served_as(request.model)
         chat = chat_of(request.chat)
         check_prompt("chat", chat, served.engine.info.vocabulary_size)
         add = request.add_generation_prompt if request.HasField("add_generation_prompt") else True
         text, ids = await served.texts.conversation(chat, add)
         return pb.ApplyChatTemplateResponse(text=text, token_ids=ids)
 
+    async def ListModels(
+        self, request: pb.ListModelsRequest, context: Context
+    ) -> pb.ListModelsResponse:
+        """List the one model."""
+        return pb.ListModelsResponse(models=[model_message(self._ready().engine.info)])
+
     async def GetModelInfo(
         self, request: pb.GetModelInfoRequest, context: Context
     ) -> pb.GetModelInfoResponse:
         """Describe the model."""
-        return model_info_message(self._ready().engine.info)
+        return model_info_message(self._served_as(request.model).engine.info)
 
     async def GetServerInfo(
         self, request: pb.GetServerInfoRequest, context: Context
@@ -237,6 +248,18 @@ class RuntimeServicer(runtime_pb2_grpc.RuntimeServiceServicer):
             raise InvalidRequestError("request_id", "none", "the name of a request")
         was_running = self._admission.abort(current_call().caller, request.request_id)
         return pb.AbortResponse(was_running=was_running)
+
+    def _served_as(self, model: str) -> Served:
+        """What requests for a model are run with; an empty name means the one that is there.
+
+        Raises:
+            NotServingError: If it is not there.
+            ModelNotFoundError: If another one is.
+        """
+        served = self._ready()
+        if model not in ("", served.engine.info.name):
+            raise ModelNotFoundError(model, served.engine.info.name)
+        return served
 
     def _ready(self) -> Served:
         """What requests are run with.

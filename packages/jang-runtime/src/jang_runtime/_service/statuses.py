@@ -20,6 +20,7 @@ from jang_runtime._errors import (
     InvalidMetadataError,
     InvalidRequestError,
     JangRuntimeError,
+    ModelNotFoundError,
     NoChatTemplateError,
     NotServingError,
     QueueFullError,
@@ -44,6 +45,7 @@ _INTERNAL: Final = _Row(grpc.StatusCode.INTERNAL, "INTERNAL_ERROR")
 _TABLE: Final[dict[type[JangRuntimeError], _Row]] = {
     InvalidRequestError: _Row(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD"),
     InvalidMetadataError: _Row(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_METADATA"),
+    ModelNotFoundError: _Row(grpc.StatusCode.NOT_FOUND, "MODEL_NOT_FOUND"),
     NoChatTemplateError: _Row(grpc.StatusCode.FAILED_PRECONDITION, "NO_CHAT_TEMPLATE"),
     CacheTooSmallError: _Row(grpc.StatusCode.RESOURCE_EXHAUSTED, "CACHE_TOO_SMALL"),
     QueueFullError: _Row(grpc.StatusCode.RESOURCE_EXHAUSTED, "QUEUE_FULL"),

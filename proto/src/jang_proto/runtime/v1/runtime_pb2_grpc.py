@@ -70,6 +70,11 @@ class RuntimeServiceStub(object):
                 request_serializer=jang_dot_runtime_dot_v1_dot_runtime__pb2.ApplyChatTemplateRequest.SerializeToString,
                 response_deserializer=jang_dot_runtime_dot_v1_dot_runtime__pb2.ApplyChatTemplateResponse.FromString,
                 _registered_method=True)
+        self.ListModels = channel.unary_unary(
+                '/jang.runtime.v1.RuntimeService/ListModels',
+                request_serializer=jang_dot_runtime_dot_v1_dot_runtime__pb2.ListModelsRequest.SerializeToString,
+                response_deserializer=jang_dot_runtime_dot_v1_dot_runtime__pb2.ListModelsResponse.FromString,
+                _registered_method=True)
         self.GetModelInfo = channel.unary_unary(
                 '/jang.runtime.v1.RuntimeService/GetModelInfo',
                 request_serializer=jang_dot_runtime_dot_v1_dot_runtime__pb2.GetModelInfoRequest.SerializeToString,
@@ -142,6 +147,13 @@ class RuntimeServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListModels(self, request, context):
+        """Lists the models that requests can name: the one that the server holds.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetModelInfo(self, request, context):
         """Describes the model.
         """
@@ -202,6 +214,11 @@ def add_RuntimeServiceServicer_to_server(servicer, server):
                     servicer.ApplyChatTemplate,
                     request_deserializer=jang_dot_runtime_dot_v1_dot_runtime__pb2.ApplyChatTemplateRequest.FromString,
                     response_serializer=jang_dot_runtime_dot_v1_dot_runtime__pb2.ApplyChatTemplateResponse.SerializeToString,
+            ),
+            'ListModels': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListModels,
+                    request_deserializer=jang_dot_runtime_dot_v1_dot_runtime__pb2.ListModelsRequest.FromString,
+                    response_serializer=jang_dot_runtime_dot_v1_dot_runtime__pb2.ListModelsResponse.SerializeToString,
             ),
             'GetModelInfo': grpc.unary_unary_rpc_method_handler(
                     servicer.GetModelInfo,
@@ -409,6 +426,33 @@ class RuntimeService(object):
             '/jang.runtime.v1.RuntimeService/ApplyChatTemplate',
             jang_dot_runtime_dot_v1_dot_runtime__pb2.ApplyChatTemplateRequest.SerializeToString,
             jang_dot_runtime_dot_v1_dot_runtime__pb2.ApplyChatTemplateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListModels(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/jang.runtime.v1.RuntimeService/ListModels',
+            jang_dot_runtime_dot_v1_dot_runtime__pb2.ListModelsRequest.SerializeToString,
+            jang_dot_runtime_dot_v1_dot_runtime__pb2.ListModelsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -27,6 +27,7 @@ for INVALID_ARGUMENT; RetryInfo where it is worth trying again. Any call can end
   ALREADY_EXISTS      REQUEST_ID_IN_USE: a request of that name is under way.
   UNAVAILABLE         LOADING, with RetryInfo; DRAINING: the server is about to end;
                       ENGINE_STOPPED: the engine has failed.
+  NOT_FOUND           MODEL_NOT_FOUND: `model` names another model than the one that is served.
   FAILED_PRECONDITION NO_CHAT_TEMPLATE: the model has none.
   CANCELLED           ABORTED: another call stopped the request by its name.
   DEADLINE_EXCEEDED, CANCELLED without details: as the client wished; the work for it stops.
@@ -82,6 +83,8 @@ class RuntimeServiceStub:
     """Makes text of tokens."""
     ApplyChatTemplate: _grpc.UnaryUnaryMultiCallable[_runtime_pb2.ApplyChatTemplateRequest, _runtime_pb2.ApplyChatTemplateResponse]
     """Makes the text that the model reads of a conversation."""
+    ListModels: _grpc.UnaryUnaryMultiCallable[_runtime_pb2.ListModelsRequest, _runtime_pb2.ListModelsResponse]
+    """Lists the models that requests can name: the one that the server holds."""
     GetModelInfo: _grpc.UnaryUnaryMultiCallable[_runtime_pb2.GetModelInfoRequest, _runtime_pb2.GetModelInfoResponse]
     """Describes the model."""
     GetServerInfo: _grpc.UnaryUnaryMultiCallable[_runtime_pb2.GetServerInfoRequest, _runtime_pb2.GetServerInfoResponse]
@@ -115,6 +118,8 @@ class RuntimeServiceAsyncStub(RuntimeServiceStub):
     """Makes text of tokens."""
     ApplyChatTemplate: _aio.UnaryUnaryMultiCallable[_runtime_pb2.ApplyChatTemplateRequest, _runtime_pb2.ApplyChatTemplateResponse]  # type: ignore[assignment]
     """Makes the text that the model reads of a conversation."""
+    ListModels: _aio.UnaryUnaryMultiCallable[_runtime_pb2.ListModelsRequest, _runtime_pb2.ListModelsResponse]  # type: ignore[assignment]
+    """Lists the models that requests can name: the one that the server holds."""
     GetModelInfo: _aio.UnaryUnaryMultiCallable[_runtime_pb2.GetModelInfoRequest, _runtime_pb2.GetModelInfoResponse]  # type: ignore[assignment]
     """Describes the model."""
     GetServerInfo: _aio.UnaryUnaryMultiCallable[_runtime_pb2.GetServerInfoRequest, _runtime_pb2.GetServerInfoResponse]  # type: ignore[assignment]
@@ -187,6 +192,14 @@ class RuntimeServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_runtime_pb2.ApplyChatTemplateResponse, _abc.Awaitable[_runtime_pb2.ApplyChatTemplateResponse]]:
         """Makes the text that the model reads of a conversation."""
+
+    @_abc_1.abstractmethod
+    def ListModels(
+        self,
+        request: _runtime_pb2.ListModelsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_runtime_pb2.ListModelsResponse, _abc.Awaitable[_runtime_pb2.ListModelsResponse]]:
+        """Lists the models that requests can name: the one that the server holds."""
 
     @_abc_1.abstractmethod
     def GetModelInfo(
