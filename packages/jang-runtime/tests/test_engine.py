@@ -118,22 +118,6 @@ def test_an_answer_ends_where_the_context_does(engine: Engine) -> None:
     assert (len(ids), finished.reason) == (room, FinishReason.CONTEXT_FULL)
 
 
-def test_cancelling_stops_the_generation_and_the_next_request_is_served(engine: Engine) -> None:
-    events: SimpleQueue[Event] = SimpleQueue()
-    endless = GenerationRequest(TextPrompt("x"), stopping=Stopping(max_tokens=500, ignore_eos=True))
-    ticket = engine.submit(endless, events.put)
-    assert isinstance(events.get(timeout=60), Started)
-    assert isinstance(events.get(timeout=60), Delta)
-    ticket.cancel()
-    last = events.get(timeout=60)
-    while isinstance(last, Delta):
-        last = events.get(timeout=60)
-    assert isinstance(last, Finished)
-    assert last.reason is FinishReason.CANCELLED
-    assert last.completion_tokens < 500
-    assert run(engine, stopping=Stopping(max_tokens=2))[2].reason is FinishReason.MAX_TOKENS
-
-
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
