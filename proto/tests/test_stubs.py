@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet
 
 import jang_proto
 from jang_proto.runtime.v1 import runtime_pb2 as pb
@@ -37,8 +38,7 @@ def test_the_definition_passes_buf_lint() -> None:
     assert linted.returncode == 0, linted.stdout + linted.stderr
 
 
-def test_what_was_released_still_works() -> None:
-    """The baseline is written anew with each release: `buf build proto -o proto/baseline.binpb`."""
+def test_nothing_that_was_there_has_gone_or_changed() -> None:
     compared = subprocess.run(
         ["buf", "breaking", str(PROTO), "--against", str(PROTO / "baseline.binpb")],
         check=False,
@@ -46,6 +46,23 @@ def test_what_was_released_still_works() -> None:
         text=True,
     )
     assert compared.returncode == 0, compared.stdout + compared.stderr
+
+
+def test_all_that_is_there_is_held_to_from_now_on() -> None:
+    (known,) = FileDescriptorSet.FromString((PROTO / "baseline.binpb").read_bytes()).file
+    defined = FileDescriptorProto()
+    pb.DESCRIPTOR.CopyToProto(defined)
+    missing = names(defined) - names(known)
+    assert not missing, "run `uv run buf build proto -o proto/baseline.binpb`"
+
+
+def names(file: FileDescriptorProto) -> set[tuple[str, str]]:
+    """Fields, enum values and methods, each with what it belongs to."""
+    return {
+        *((message.name, field.name) for message in file.message_type for field in message.field),
+        *((enum.name, value.name) for enum in file.enum_type for value in enum.value),
+        *((service.name, method.name) for service in file.service for method in service.method),
+    }
 
 
 def test_every_tunable_tells_not_set_from_zero() -> None:
