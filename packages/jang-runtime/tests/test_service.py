@@ -341,7 +341,7 @@ def test_a_request_is_aborted_by_its_name_from_elsewhere(
         (
             "Score",
             pb.ScoreRequest(context=text("x"), continuations=[pb.Continuation(text="y" * 513)]),
-            "continuations",
+            "continuations[0]",
         ),
         ("Logits", pb.LogitsRequest(prompt=text("abc"), positions=[3]), "positions"),
         ("Logits", pb.LogitsRequest(prompt=text("abc"), positions=[1, 0]), "positions"),
@@ -371,7 +371,7 @@ def test_a_text_that_is_far_too_long_is_refused_before_it_is_tokenized(
     stub: Stub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # A token of this model is one byte, or one of two marks of four.
-    monkeypatch.setattr("jang_runtime._service.texts.in_tokens", None)
+    monkeypatch.setattr("jang_runtime._service.texts.in_steps", None)
     for prompt in (
         text("y" * 4 * 513),
         pb.Prompt(chat=pb.Chat(messages=[pb.ChatMessage(role="user", content="y" * 4 * 513)])),

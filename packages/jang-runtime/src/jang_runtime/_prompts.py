@@ -1,8 +1,8 @@
 """Tokens of prompts and of continuations, and back."""
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias, cast
 
 import jinja2
 
@@ -21,6 +21,9 @@ from jang_runtime._requests import (
 if TYPE_CHECKING:
     from mlx_lm.tokenizer_utils import TokenizerWrapper
 
+# The way of a request to its tokens, one text a step.
+Steps: TypeAlias = Generator[None, None, Request]
+
 
 def in_tokens(tokenizer: "TokenizerWrapper", request: Request) -> Request:
     """The same request with tokens in place of texts and conversations.
@@ -28,12 +31,44 @@ def in_tokens(tokenizer: "TokenizerWrapper", request: Request) -> Request:
     Raises:
         InvalidRequestError: If a text has none, or the model's template refuses the conversation.
     """
+    steps = in_steps(tokenizer, request)
+    while (done := advance(steps)) is None:
+        pass
+    return done
+
+
+def in_steps(tokenizer: "TokenizerWrapper", request: Request) -> Steps:
+    """`in_tokens` in steps of one text each, for others to come between."""
     match request:
         case GenerationRequest() | LogitsRequest():
             ids = tokenize(tokenizer, request.prompt)
             return replace(request, prompt=TokenPrompt(tuple(ids)))
         case ScoreRequest():
-            return _score_in_tokens(tokenizer, request)
+            return (yield from _score_in_steps(tokenizer, request))
+
+
+def advance(steps: Steps) -> Request | None:
+    """Take one step; the request in tokens once it was the last one.
+
+    Raises:
+        InvalidRequestError: As `in_tokens`.
+    """
+    try:
+        next(steps)
+    except StopIteration as end:
+        return cast(Request, end.value)
+    return None
+
+
+def is_in_tokens(request: Request) -> bool:
+    """Whether a request has nothing that would have to be tokenized."""
+    match request:
+        case GenerationRequest() | LogitsRequest():
+            return isinstance(request.prompt, TokenPrompt)
+        case ScoreRequest():
+            return isinstance(request.context, TokenPrompt) and not any(
+                isinstance(each, str) for each in request.continuations
+            )
 
 
 def tokenize(tokenizer: "TokenizerWrapper", prompt: Prompt) -> list[int]:
@@ -88,7 +123,9 @@ def decode(
     )
 
 
-def _score_in_tokens(tokenizer: "TokenizerWrapper", request: ScoreRequest) -> ScoreRequest:
+def _score_in_steps(
+    tokenizer: "TokenizerWrapper", request: ScoreRequest
+) -> Generator[None, None, ScoreRequest]:
     """A text after a text is tokenized as lm-evaluation-harness does it.
 
     Spaces at the end of the context count to the continuation, which is what both together have
@@ -107,8 +144,11 @@ def _score_in_tokens(tokenizer: "TokenizerWrapper", request: ScoreRequest) -> Sc
     continuations: list[tuple[int, ...]] = []
     for continuation in request.continuations:
         if not isinstance(continuation, str):
-            ids = continuation
-        elif isinstance(prompt, TextPrompt):
+            continuations.append(continuation)
+            continue
+        yield
+        if isinstance(prompt, TextPrompt):
+            # From the beginning: where the context's last token ends can depend on all before it.
             both = TextPrompt(prompt.text + spaces + continuation, prompt.add_special_tokens)
             ids = tuple(tokenize(tokenizer, both)[len(context) :])
         else:

@@ -20,6 +20,8 @@ MAX_LOGIT_BIASES: Final = 1024
 MAX_BIAS: Final = 1e4
 MAX_PENALTY: Final = 100.0
 MAX_CONTINUATIONS: Final = 1024
+# Of all continuations of a request together: a thousand of a thousand.
+MAX_CONTINUATION_TOKENS: Final = 2**20
 _SEEDS: Final = 2**64
 
 
@@ -141,7 +143,8 @@ class ScoreRequest:
     Attributes:
         context: What comes before; at least one token.
         continuations: 1 to 1024, each a text or token ids, of at least one token. A text after a
-            text is tokenized as the end of both together, spaces before it counted to it.
+            text is tokenized as the end of both together, spaces before it counted to it. A
+            server takes 2**20 tokens of them together.
     """
 
     context: Prompt

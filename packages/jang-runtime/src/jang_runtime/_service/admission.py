@@ -2,10 +2,10 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Coroutine, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final, TypeVar
 
 from jang_runtime._errors import (
     AbortedError,
@@ -14,6 +14,8 @@ from jang_runtime._errors import (
     QueueFullError,
     RequestIdInUseError,
 )
+
+_Result = TypeVar("_Result")
 
 _LOADING_RETRY_SECONDS: Final = 2.0
 # What a caller is told to wait, and how much the last request counts in the mean.
@@ -39,13 +41,28 @@ class Entry:
     arrived: float
     is_waiting: bool = True
     error: JangRuntimeError | None = None
-    _cancel: Callable[[], None] | None = field(default=None, repr=False)
+    _cancel: Callable[[], object] | None = field(default=None, repr=False)
 
-    def bind(self, cancel: Callable[[], None]) -> None:
-        """Say how the request is cancelled, once the engine has it."""
+    def bind(self, cancel: Callable[[], object]) -> None:
+        """Say how the request is cancelled at this point of its life."""
         self._cancel = cancel
         if self.error is not None:
             cancel()
+
+    async def result(self, work: Coroutine[Any, Any, _Result]) -> _Result:
+        """The result of something that the request needs; it is cancelled if the request is ended.
+
+        Raises:
+            JangRuntimeError: Why it was ended.
+        """
+        task = asyncio.ensure_future(work)
+        self.bind(task.cancel)
+        try:
+            return await task
+        except asyncio.CancelledError:
+            if self.error is not None:
+                raise self.error from None
+            raise
 
     def end(self, error: JangRuntimeError) -> None:
         """Cancel the request; the first reason counts."""

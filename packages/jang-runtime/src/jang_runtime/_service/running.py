@@ -1,13 +1,15 @@
 """One request of a server, from what was asked to its last event."""
 
-from collections.abc import AsyncGenerator
+import time
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, replace
 
 from jang_runtime._engine import Engine
 from jang_runtime._errors import AbortedError, InvalidRequestError, JangRuntimeError
-from jang_runtime._events import Event, Failed, Finished, Started
+from jang_runtime._events import Event, Failed, Finished, FinishReason, Started, Timings
 from jang_runtime._requests import (
     DEFAULT_MAX_TOKENS,
+    MAX_CONTINUATION_TOKENS,
     ChatPrompt,
     GenerationRequest,
     Prompt,
@@ -18,7 +20,7 @@ from jang_runtime._requests import (
     check_request,
     token_ids,
 )
-from jang_runtime._service.admission import Admission
+from jang_runtime._service.admission import Admission, Entry
 from jang_runtime._service.calls import Call, current_call
 from jang_runtime._service.mailbox import Mailbox
 from jang_runtime._service.options import RequestLimits, ServiceOptions
@@ -47,8 +49,14 @@ async def run(served: Served, request: Request) -> AsyncGenerator[Event]:
     _check_asked(request, served)
     with served.admission.enter(call.caller, call.request_id) as entry:
         call.prompt_text = _prompt_text(request) if served.options.log_prompts else None
-        tokens = await served.texts.in_tokens(_within(request, served.limits))
-        _check_tokens(tokens, served.limits)
+        try:
+            tokens = await entry.result(served.texts.in_tokens(_within(request, served.limits)))
+        except AbortedError as error:
+            if not _ends_well(request, error):
+                raise
+            yield _never_begun(call, entry)
+            return
+        _check_tokens(tokens, served)
         mailbox = Mailbox(served.options.max_unread_bytes, served.options.delta_seconds)
         ticket = served.engine.submit(tokens, mailbox.put, mailbox.has_room)
         mailbox.bind(ticket.cancel, ticket.wake)
@@ -83,11 +91,30 @@ def _check_asked(request: Request, served: Served) -> None:
         if asked is not None and asked > limits.max_tokens:
             raise InvalidRequestError("stopping.max_tokens", asked, f"1 to {limits.max_tokens}")
     _check_length(request, served.texts.fewest_tokens(_prompt(request)), "or more ", limits)
+    if isinstance(request, ScoreRequest):
+        fewest = [
+            served.texts.fewest_tokens_of_text(each) if isinstance(each, str) else len(each)
+            for each in request.continuations
+        ]
+        _check_continuations(fewest, "or more ", served.engine.info.context_length)
 
 
-def _check_tokens(request: Request, limits: RequestLimits) -> None:
+def _check_tokens(request: Request, served: Served) -> None:
     """Hold a request in tokens against the server's own limits."""
-    _check_length(request, len(token_ids(_prompt(request))), "", limits)
+    _check_length(request, len(token_ids(_prompt(request))), "", served.limits)
+    if isinstance(request, ScoreRequest):
+        counts = [len(each) for each in request.continuations]
+        _check_continuations(counts, "", served.engine.info.context_length)
+
+
+def _check_continuations(counts: Sequence[int], more: str, context_length: int) -> None:
+    for index, count in enumerate(counts):
+        if count > context_length:
+            found, expected = f"{count} {more}tokens", f"at most the context's {context_length}"
+            raise InvalidRequestError(f"continuations[{index}]", found, expected)
+    if sum(counts) > MAX_CONTINUATION_TOKENS:
+        found = f"{sum(counts)} {more}tokens together"
+        raise InvalidRequestError("continuations", found, f"at most {MAX_CONTINUATION_TOKENS}")
 
 
 def _check_length(request: Request, count: int, more: str, limits: RequestLimits) -> None:
@@ -123,6 +150,14 @@ def _prompt_text(request: Request) -> str:
 def _ends_well(request: Request, error: JangRuntimeError) -> bool:
     """Whether what was cancelled for this reason ends with `finished` all the same."""
     return isinstance(request, GenerationRequest) and isinstance(error, AbortedError)
+
+
+def _never_begun(call: Call, entry: Entry) -> Finished:
+    """The end of a request that was stopped before the engine had it."""
+    waited = Timings(queue=time.monotonic() - entry.arrived, prefill=0.0, decode=0.0)
+    event = Finished(FinishReason.CANCELLED, None, 0, 0, waited)
+    _note_end(call, event)
+    return event
 
 
 def _note_end(call: Call, event: Finished) -> None:

@@ -7,7 +7,14 @@ from pathlib import Path
 from typing import TypeVar
 
 from jang_runtime._model import load_tokenizer
-from jang_runtime._prompts import conversation_text, decode, in_tokens, tokenize
+from jang_runtime._prompts import (
+    advance,
+    conversation_text,
+    decode,
+    in_steps,
+    is_in_tokens,
+    tokenize,
+)
 from jang_runtime._requests import ChatPrompt, Prompt, Request, TextPrompt, TokenPrompt
 
 _Result = TypeVar("_Result")
@@ -36,17 +43,28 @@ class Texts:
             case TokenPrompt(ids):
                 return len(ids)
             case TextPrompt(text):
-                return -(-len(text) // self._longest)
+                return self.fewest_tokens_of_text(text)
             case ChatPrompt(messages):
                 return -(-sum(len(turn.content) for turn in messages) // self._longest)
 
+    def fewest_tokens_of_text(self, text: str) -> int:
+        """How many tokens a text has at least."""
+        return -(-len(text) // self._longest)
+
     async def in_tokens(self, request: Request) -> Request:
-        """A request with tokens in place of texts.
+        """A request with tokens in place of texts; other jobs come between any two of its texts.
+
+        When it is cancelled, the texts that are left are not tokenized.
 
         Raises:
             InvalidRequestError: If that cannot be.
         """
-        return await self._run(lambda: in_tokens(self._tokenizer, request))
+        if is_in_tokens(request):
+            return request
+        steps = in_steps(self._tokenizer, request)
+        while (done := await self._run(lambda: advance(steps))) is None:
+            pass
+        return done
 
     async def tokenize(self, prompt: Prompt) -> list[int]:
         """A prompt's tokens.
