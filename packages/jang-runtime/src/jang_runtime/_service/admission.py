@@ -32,7 +32,7 @@ class Entry:
         caller: Who asked.
         request_id: The caller's name for it.
         arrived: `time.monotonic()` of its arrival.
-        is_waiting: Whether the engine has not begun with it.
+        is_waiting: Whether no work for it has begun.
         error: Why it is being ended before its time; None if it is not.
     """
 
@@ -82,6 +82,8 @@ class Admission:
     def __init__(self, max_queued: int, max_active: int) -> None:
         self._max_queued = max_queued
         self._max_active = max_active
+        # Numbers, not a look into the entries: the page of metrics asks from other threads.
+        self._waiting, self._begun = 0, 0
         self._entries: dict[tuple[str, str], Entry] = {}
         self._closed: JangRuntimeError | None = NotServingError(
             "the server is loading its model", _LOADING_RETRY_SECONDS
@@ -92,8 +94,13 @@ class Admission:
 
     @property
     def queued(self) -> int:
-        """Requests that wait."""
-        return sum(entry.is_waiting for entry in self._entries.values())
+        """Requests that wait; from any thread."""
+        return self._waiting
+
+    @property
+    def active(self) -> int:
+        """Requests under way; from any thread."""
+        return self._begun
 
     @property
     def open(self) -> int:
@@ -133,15 +140,27 @@ class Admission:
             raise QueueFullError(self._max_queued, self._retry_seconds())
         entry = Entry(caller, request_id, time.monotonic())
         self._entries[key] = entry
+        self._waiting += 1
         self._is_empty.clear()
         try:
             yield entry
         finally:
             del self._entries[key]
+            if entry.is_waiting:
+                self._waiting -= 1
+            else:
+                self._begun -= 1
             if not self._entries:
                 self._is_empty.set()
             took = time.monotonic() - entry.arrived
             self._mean_seconds += _NEWEST_WEIGHT * (took - self._mean_seconds)
+
+    def begin(self, entry: Entry) -> None:
+        """Say that a request waits no longer."""
+        if entry.is_waiting:
+            entry.is_waiting = False
+            self._waiting -= 1
+            self._begun += 1
 
     def abort(self, caller: str, request_id: str) -> bool:
         """Stop a caller's request; whether there is one of that name."""

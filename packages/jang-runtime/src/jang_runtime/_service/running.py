@@ -68,7 +68,7 @@ async def run(served: Served, request: Request) -> AsyncGenerator[Event]:
                     case Failed():
                         raise entry.error or event.error
                     case Started():
-                        entry.is_waiting = False
+                        served.admission.begin(entry)
                         call.prompt_tokens = event.prompt_tokens
                     case Finished():
                         _note_end(call, event)

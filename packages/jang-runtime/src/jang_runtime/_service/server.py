@@ -143,10 +143,9 @@ class Server:
 
     def _load(self, engine: Engine) -> ServiceLoad:
         statistics = engine.statistics()
-        queued = self._admission.queued
         return ServiceLoad(
-            queued=queued,
-            active=self._admission.open - queued,
+            queued=self._admission.queued,
+            active=self._admission.active,
             cache_bytes_reserved=statistics.cache_bytes_reserved,
             cache_bytes_limit=statistics.cache_bytes,
         )

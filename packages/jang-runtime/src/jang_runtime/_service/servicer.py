@@ -232,7 +232,7 @@ class RuntimeServicer(runtime_pb2_grpc.RuntimeServiceServicer):
             ),
             load=pb.Load(
                 queued=self._admission.queued,
-                active=self._admission.open - self._admission.queued,
+                active=self._admission.active,
                 cache_bytes_reserved=statistics.cache_bytes_reserved,
                 memory_bytes=statistics.active_memory,
                 peak_memory_bytes=statistics.peak_memory,
