@@ -150,7 +150,7 @@ def test_continuations_that_are_too_long_are_refused_before_they_are_tokenized(
     with pytest.raises(ServerError, match="found 513 or more tokens, expected at most") as caught:
         client.score("a", ["b", "y" * 4 * 513])
     assert caught.value.field == "continuations[1]"
-    monkeypatch.setattr("jang_runtime._service.running.MAX_CONTINUATION_TOKENS", 1000)
+    monkeypatch.setattr("jang_runtime._service.lengths.MAX_CONTINUATION_TOKENS", 1000)
     for many, found in ((["y" * 2000] * 3, "1500 or more tokens"), ([[5] * 501] * 2, "1002")):
         with pytest.raises(ServerError, match=f"found {found}.* together") as caught:
             client.score("a", many)
@@ -160,6 +160,6 @@ def test_continuations_that_are_too_long_are_refused_before_they_are_tokenized(
 def test_continuations_are_counted_once_more_when_they_are_tokens(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("jang_runtime._service.running.MAX_CONTINUATION_TOKENS", 1000)
+    monkeypatch.setattr("jang_runtime._service.lengths.MAX_CONTINUATION_TOKENS", 1000)
     with pytest.raises(ServerError, match="found 1500 tokens together, expected at most 1000"):
         client.score("a", ["y" * 500] * 3)

@@ -64,15 +64,16 @@ def check_service_options(options: ServiceOptions) -> None:
 
 @dataclass(frozen=True)
 class RequestLimits:
-    """What a request may ask for; fields as in the API's `Limits`."""
+    """What a request may ask for; fields as in the API's `Limits`, and the model's context."""
 
     max_prompt_tokens: int
     max_tokens: int
+    context_length: int
 
 
 def request_limits(options: ServiceOptions, info: ModelInfo) -> RequestLimits:
     """The options' limits, or those of the model where they are lower."""
-    limits = RequestLimits(info.context_length, info.context_length)
+    limits = RequestLimits(info.context_length, info.context_length, info.context_length)
     if options.max_prompt_tokens is not None:
         most = min(options.max_prompt_tokens, info.context_length)
         limits = replace(limits, max_prompt_tokens=most)

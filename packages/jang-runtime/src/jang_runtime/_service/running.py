@@ -1,7 +1,7 @@
 """One request of a server, from what was asked to its last event."""
 
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass, replace
 
 from jang_runtime._engine import Engine
@@ -9,7 +9,6 @@ from jang_runtime._errors import AbortedError, InvalidRequestError, JangRuntimeE
 from jang_runtime._events import Event, Failed, Finished, FinishReason, Started, Timings
 from jang_runtime._requests import (
     DEFAULT_MAX_TOKENS,
-    MAX_CONTINUATION_TOKENS,
     ChatPrompt,
     GenerationRequest,
     Prompt,
@@ -22,6 +21,7 @@ from jang_runtime._requests import (
 )
 from jang_runtime._service.admission import Admission, Entry
 from jang_runtime._service.calls import Call, current_call
+from jang_runtime._service.lengths import check_continuation_lengths, check_prompt_length
 from jang_runtime._service.mailbox import Mailbox
 from jang_runtime._service.options import RequestLimits, ServiceOptions
 from jang_runtime._service.texts import Texts
@@ -56,7 +56,7 @@ async def run(served: Served, request: Request) -> AsyncGenerator[Event]:
                 raise
             yield _never_begun(call, entry)
             return
-        _check_tokens(tokens, served)
+        _check_tokens(tokens, served.limits)
         mailbox = Mailbox(served.options.max_unread_bytes, served.options.delta_seconds)
         ticket = served.engine.submit(tokens, mailbox.put, mailbox.has_room)
         mailbox.bind(ticket.cancel, ticket.wake)
@@ -90,38 +90,21 @@ def _check_asked(request: Request, served: Served) -> None:
         asked = request.stopping.max_tokens
         if asked is not None and asked > limits.max_tokens:
             raise InvalidRequestError("stopping.max_tokens", asked, f"1 to {limits.max_tokens}")
-    _check_length(request, served.texts.fewest_tokens(_prompt(request)), "or more ", limits)
+    fewest_of_prompt = served.texts.fewest_tokens(_prompt(request))
+    check_prompt_length(_prompt_field(request), fewest_of_prompt, "or more ", limits)
     if isinstance(request, ScoreRequest):
         fewest = [
             served.texts.fewest_tokens_of_text(each) if isinstance(each, str) else len(each)
             for each in request.continuations
         ]
-        _check_continuations(fewest, "or more ", served.engine.info.context_length)
+        check_continuation_lengths(fewest, "or more ", limits)
 
 
-def _check_tokens(request: Request, served: Served) -> None:
+def _check_tokens(request: Request, limits: RequestLimits) -> None:
     """Hold a request in tokens against the server's own limits."""
-    _check_length(request, len(token_ids(_prompt(request))), "", served.limits)
+    check_prompt_length(_prompt_field(request), len(token_ids(_prompt(request))), "", limits)
     if isinstance(request, ScoreRequest):
-        counts = [len(each) for each in request.continuations]
-        _check_continuations(counts, "", served.engine.info.context_length)
-
-
-def _check_continuations(counts: Sequence[int], more: str, context_length: int) -> None:
-    for index, count in enumerate(counts):
-        if count > context_length:
-            found, expected = f"{count} {more}tokens", f"at most the context's {context_length}"
-            raise InvalidRequestError(f"continuations[{index}]", found, expected)
-    if sum(counts) > MAX_CONTINUATION_TOKENS:
-        found = f"{sum(counts)} {more}tokens together"
-        raise InvalidRequestError("continuations", found, f"at most {MAX_CONTINUATION_TOKENS}")
-
-
-def _check_length(request: Request, count: int, more: str, limits: RequestLimits) -> None:
-    field = "context" if isinstance(request, ScoreRequest) else "prompt"
-    if count > limits.max_prompt_tokens:
-        found, expected = f"{count} {more}tokens", f"at most {limits.max_prompt_tokens}"
-        raise InvalidRequestError(field, found, expected)
+        check_continuation_lengths([len(each) for each in request.continuations], "", limits)
 
 
 def _within(request: Request, limits: RequestLimits) -> Request:
@@ -134,6 +117,10 @@ def _within(request: Request, limits: RequestLimits) -> Request:
 
 def _prompt(request: Request) -> Prompt:
     return request.context if isinstance(request, ScoreRequest) else request.prompt
+
+
+def _prompt_field(request: Request) -> str:
+    return "context" if isinstance(request, ScoreRequest) else "prompt"
 
 
 def _prompt_text(request: Request) -> str:

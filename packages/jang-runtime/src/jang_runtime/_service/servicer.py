@@ -26,6 +26,7 @@ from jang_runtime._options import EngineOptions
 from jang_runtime._requests import (
     MAX_STOP_STRINGS,
     MAX_TOP_LOGPROBS,
+    check_at_most,
     check_prompt,
     check_token_ids,
 )
@@ -93,10 +94,9 @@ class RuntimeServicer(runtime_pb2_grpc.RuntimeServiceServicer):
         self, request: pb.GenerateStreamRequest, context: Context
     ) -> AsyncIterator[pb.GenerateStreamResponse]:
         """Stream the events of one generation."""
+        served = self._served_as(request.model)
         # Closed here, not by the garbage collector: this is what stops the generation.
-        async with aclosing(
-            run(self._served_as(request.model), generation_request(request))
-        ) as events:
+        async with aclosing(run(served, generation_request(request, served.limits))) as events:
             async for event in events:
                 match event:
                     case Started():
@@ -117,9 +117,8 @@ class RuntimeServicer(runtime_pb2_grpc.RuntimeServiceServicer):
         """Answer with the whole text of one generation."""
         response = pb.GenerateResponse()
         texts: list[str] = []
-        async with aclosing(
-            run(self._served_as(request.model), generation_request(request))
-        ) as events:
+        served = self._served_as(request.model)
+        async with aclosing(run(served, generation_request(request, served.limits))) as events:
             async for event in events:
                 match event:
                     case PromptLogprobs():
@@ -139,7 +138,8 @@ class RuntimeServicer(runtime_pb2_grpc.RuntimeServiceServicer):
     async def Score(self, request: pb.ScoreRequest, context: Context) -> pb.ScoreResponse:
         """Answer with the log-likelihoods of continuations."""
         response = pb.ScoreResponse()
-        async with aclosing(run(self._served_as(request.model), score_request(request))) as events:
+        served = self._served_as(request.model)
+        async with aclosing(run(served, score_request(request, served.limits))) as events:
             async for event in events:
                 match event:
                     case Score():
@@ -155,7 +155,8 @@ class RuntimeServicer(runtime_pb2_grpc.RuntimeServiceServicer):
         self, request: pb.LogitsRequest, context: Context
     ) -> AsyncIterator[pb.LogitsResponse]:
         """Stream rows of logits."""
-        async with aclosing(run(self._served_as(request.model), logits_request(request))) as events:
+        served = self._served_as(request.model)
+        async with aclosing(run(served, logits_request(request, served.limits))) as events:
             async for event in events:
                 match event:
                     case Started():
@@ -172,7 +173,7 @@ class RuntimeServicer(runtime_pb2_grpc.RuntimeServiceServicer):
     async def Tokenize(self, request: pb.TokenizeRequest, context: Context) -> pb.TokenizeResponse:
         """Answer with a prompt's tokens."""
         served = self._served_as(request.model)
-        prompt = prompt_of(request.prompt, "prompt")
+        prompt = prompt_of(request.prompt, "prompt", served.limits)
         check_prompt("prompt", prompt, served.engine.info.vocabulary_size)
         return pb.TokenizeResponse(token_ids=await served.texts.tokenize(prompt))
 
@@ -181,6 +182,8 @@ class RuntimeServicer(runtime_pb2_grpc.RuntimeServiceServicer):
     ) -> pb.DetokenizeResponse:
         """Answer with the text of tokens."""
         served = self._served_as(request.model)
+        most = served.limits.context_length
+        check_at_most("token_ids", len(request.token_ids), "tokens", most)
         ids = tuple(request.token_ids)
         check_token_ids("token_ids", ids, served.engine.info.vocabulary_size)
         skip = request.skip_special_tokens if request.HasField("skip_special_tokens") else True
@@ -191,7 +194,7 @@ class RuntimeServicer(runtime_pb2_grpc.RuntimeServiceServicer):
     ) -> pb.ApplyChatTemplateResponse:
         """Answer with what the model reads of a conversation."""
         served = self._served_as(request.model)
-        chat = chat_of(request.chat)
+        chat = chat_of(request.chat, "chat", served.limits)
         check_prompt("chat", chat, served.engine.info.vocabulary_size)
         add = request.add_generation_prompt if request.HasField("add_generation_prompt") else True
         text, ids = await served.texts.conversation(chat, add)
