@@ -88,6 +88,6 @@ def test_too_many_are_refused_before_one_of_them_is_looked_at(
 def test_the_first_token_that_the_model_does_not_have_is_named() -> None:
     check_token_ids("ids", (), 10)
     check_token_ids("ids", (0, 9, 4), 10)
-    for ids in ((3, 10, 11), (3, -1, 11)):
+    for ids in ((3, 10), (3, -1, 11)):
         with pytest.raises(InvalidRequestError, match=f"ids: found {ids[1]}, expected ids from 0"):
             check_token_ids("ids", ids, 10)

@@ -1,5 +1,6 @@
 """Texts of any length hold up nobody: what is tokenized when, what is refused, what is stopped."""
 
+import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -12,7 +13,15 @@ import pytest
 
 from jang_proto.runtime.v1 import runtime_pb2 as pb
 from jang_proto.runtime.v1 import runtime_pb2_grpc
-from jang_runtime import Client, Engine, RetryPolicy, Server, ServerError
+from jang_runtime import (
+    Client,
+    Engine,
+    EngineOptions,
+    RetryPolicy,
+    Server,
+    ServerError,
+    ServiceOptions,
+)
 from jang_runtime import _prompts as prompts
 
 Serving = Callable[..., AbstractContextManager[Server]]
@@ -46,7 +55,9 @@ def stub(server: Server) -> Iterator[Stub]:
 
 
 class Gate:
-    """Lets the server's tokenizer stop at one text until the test goes on."""
+    """Lets the server's tokenizer for requests stop at one text until the test goes on."""
+
+    thread = "jang-texts"
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, at: str) -> None:
         self.seen: list[str] = []
@@ -54,7 +65,7 @@ class Gate:
         tokenize = prompts.tokenize
 
         def gated(tokenizer: Any, prompt: Any) -> list[int]:
-            if threading.current_thread().name.startswith("jang-texts"):
+            if threading.current_thread().name.startswith(self.thread):
                 self.seen.append(prompt.text)
                 if prompt.text == at:
                     self.reached.set()
@@ -62,6 +73,13 @@ class Gate:
             return tokenize(tokenizer, prompt)
 
         monkeypatch.setattr(prompts, "tokenize", gated)
+        monkeypatch.setattr("jang_runtime._service.texts.tokenize", gated)
+
+
+class OtherGate(Gate):
+    """The same for the tokenizer of calls that want no more than tokens or text."""
+
+    thread = "jang-other-texts"
 
 
 def wait_until_open(client: Client, count: int) -> None:
@@ -163,3 +181,92 @@ def test_continuations_are_counted_once_more_when_they_are_tokens(
     monkeypatch.setattr("jang_runtime._service.lengths.MAX_CONTINUATION_TOKENS", 1000)
     with pytest.raises(ServerError, match="found 1500 tokens together, expected at most 1000"):
         client.score("a", ["y" * 500] * 3)
+
+
+def tokenize_request(text: str) -> pb.TokenizeRequest:
+    return pb.TokenizeRequest(prompt=pb.Prompt(text=text))
+
+
+def test_a_text_of_any_length_is_tokenized_and_no_request_waits_for_it(
+    client: Client, stub: Stub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    document = "x" * 5000
+    gate = OtherGate(monkeypatch, at=document)
+    tokens = stub.Tokenize.future(tokenize_request(document))
+    assert gate.reached.wait(10)
+    assert client.generate("hello", stopping=FEW, timeout=10).token_ids
+    gate.go_on.set()
+    assert len(tokens.result().token_ids) == 5000
+
+
+def test_calls_for_tokens_and_texts_are_held_to_the_queue(
+    tiny_model: Path, serving: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = OtherGate(monkeypatch, at="wait")
+    options = EngineOptions(max_active=1)
+    with (
+        Engine(tiny_model, options=options) as engine,
+        serving(engine, ServiceOptions(max_queued=2)) as server,
+        Client(server.address, retries=ONCE) as client,
+        grpc.insecure_channel(server.address) as channel,
+    ):
+        waiting = [Stub(channel).Tokenize.future(tokenize_request("wait")) for _ in range(3)]
+        assert gate.reached.wait(10)
+        wait_until_open(client, 3)
+        refused: list[Callable[[], object]] = [
+            lambda: client.tokenize("x"),
+            lambda: client.detokenize([5]),
+            lambda: client.apply_chat_template([("user", "x")]),
+            lambda: client.generate("x"),
+        ]
+        for call in refused:
+            with pytest.raises(ServerError) as caught:
+                call()
+            assert caught.value.reason == "QUEUE_FULL"
+        gate.go_on.set()
+        assert all(each.result().token_ids for each in waiting)
+        wait_until_open(client, 0)
+
+
+def drain(server: Server, seconds: float) -> Any:
+    loop: asyncio.AbstractEventLoop = server.loop  # type: ignore[attr-defined]
+    return asyncio.run_coroutine_threadsafe(server.drain(seconds), loop)
+
+
+def test_a_server_that_ends_waits_for_calls_for_tokens_and_ends_those_that_take_too_long(
+    engine: Engine, serving: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for seconds in (60, 0.1):
+        gate = OtherGate(monkeypatch, at="wait")
+        with serving(engine) as server, grpc.insecure_channel(server.address) as channel:
+            tokens = Stub(channel).Tokenize.future(tokenize_request("wait"))
+            assert gate.reached.wait(10)
+            drained = drain(server, seconds)
+            if seconds == 60:
+                time.sleep(0.1)
+                assert not drained.done()
+                gate.go_on.set()
+                assert tokens.result().token_ids
+            else:
+                assert tokens.exception().code() is grpc.StatusCode.UNAVAILABLE
+                assert "drain time is over" in tokens.exception().details()
+            drained.result(10)
+            gate.go_on.set()
+
+
+def test_conversations_and_tokens_are_as_long_as_the_model_can_read(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert client.detokenize([70] * 512) == client.detokenize([70]) * 512
+    too_long: list[tuple[Callable[[], object], str]] = [
+        (lambda: client.detokenize([70] * 513), "token_ids: found 513 tokens"),
+        (lambda: client.tokenize([70] * 513), "prompt: found 513 tokens"),
+        (lambda: client.tokenize([("user", "x" * 600)]), "prompt: found 618 tokens"),
+        (lambda: client.apply_chat_template([("user", "x" * 600)]), "chat: found 618 tokens"),
+    ]
+    for call, found in too_long:
+        with pytest.raises(ServerError, match=f"{found}, expected at most 512"):
+            call()
+    monkeypatch.setattr("jang_runtime._service.texts.conversation_text", None)
+    with pytest.raises(ServerError, match="chat: found 513 or more tokens"):
+        client.apply_chat_template([("user", "x" * 4 * 513)])

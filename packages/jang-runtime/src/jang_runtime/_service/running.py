@@ -1,8 +1,9 @@
 """One request of a server, from what was asked to its last event."""
 
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 from jang_runtime._engine import Engine
 from jang_runtime._errors import AbortedError, InvalidRequestError, JangRuntimeError
@@ -25,6 +26,8 @@ from jang_runtime._service.lengths import check_continuation_lengths, check_prom
 from jang_runtime._service.mailbox import Mailbox
 from jang_runtime._service.options import RequestLimits, ServiceOptions
 from jang_runtime._service.texts import Texts
+
+_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,20 @@ async def run(served: Served, request: Request) -> AsyncGenerator[Event]:
                 yield event
         finally:
             ticket.cancel()
+
+
+async def run_with_texts(
+    served: Served, work: Callable[[Texts], Coroutine[Any, Any, _Result]]
+) -> _Result:
+    """The result of something that texts alone are needed for, let in as a request is.
+
+    Raises:
+        JangRuntimeError: If it is refused, fails or is ended.
+    """
+    call = current_call()
+    with served.admission.enter(call.caller, call.request_id) as entry:
+        served.admission.begin(entry)
+        return await entry.result(work(served.texts))
 
 
 def _check_asked(request: Request, served: Served) -> None:

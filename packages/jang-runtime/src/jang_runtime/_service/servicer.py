@@ -26,12 +26,14 @@ from jang_runtime._options import EngineOptions
 from jang_runtime._requests import (
     MAX_STOP_STRINGS,
     MAX_TOP_LOGPROBS,
+    ChatPrompt,
     check_at_most,
     check_prompt,
     check_token_ids,
 )
 from jang_runtime._service.admission import Admission
 from jang_runtime._service.calls import current_call
+from jang_runtime._service.lengths import check_prompt_length
 from jang_runtime._service.options import ServiceOptions, request_limits
 from jang_runtime._service.requests import (
     chat_of,
@@ -53,7 +55,7 @@ from jang_runtime._service.responses import (
     timings_message,
     usage_message,
 )
-from jang_runtime._service.running import Served, run
+from jang_runtime._service.running import Served, run, run_with_texts
 from jang_runtime._service.texts import Texts
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
@@ -175,19 +177,27 @@ class RuntimeServicer(runtime_pb2_grpc.RuntimeServiceServicer):
         served = self._served_as(request.model)
         prompt = prompt_of(request.prompt, "prompt", served.limits)
         check_prompt("prompt", prompt, served.engine.info.vocabulary_size)
-        return pb.TokenizeResponse(token_ids=await served.texts.tokenize(prompt))
+        # A text may be longer than a prompt: whoever cuts it into prompts needs its tokens.
+        if isinstance(prompt, ChatPrompt):
+            _check_conversation("prompt", prompt, served)
+        ids = await run_with_texts(served, lambda texts: texts.tokenize(prompt))
+        if isinstance(prompt, ChatPrompt):
+            check_prompt_length("prompt", len(ids), "", served.limits)
+        return pb.TokenizeResponse(token_ids=ids)
 
     async def Detokenize(
         self, request: pb.DetokenizeRequest, context: Context
     ) -> pb.DetokenizeResponse:
         """Answer with the text of tokens."""
         served = self._served_as(request.model)
+        # An answer may be longer than a prompt, but not longer than the context.
         most = served.limits.context_length
         check_at_most("token_ids", len(request.token_ids), "tokens", most)
         ids = tuple(request.token_ids)
         check_token_ids("token_ids", ids, served.engine.info.vocabulary_size)
         skip = request.skip_special_tokens if request.HasField("skip_special_tokens") else True
-        return pb.DetokenizeResponse(text=await served.texts.detokenize(ids, skip))
+        text = await run_with_texts(served, lambda texts: texts.detokenize(ids, skip))
+        return pb.DetokenizeResponse(text=text)
 
     async def ApplyChatTemplate(
         self, request: pb.ApplyChatTemplateRequest, context: Context
@@ -197,7 +207,9 @@ class RuntimeServicer(runtime_pb2_grpc.RuntimeServiceServicer):
         chat = chat_of(request.chat, "chat", served.limits)
         check_prompt("chat", chat, served.engine.info.vocabulary_size)
         add = request.add_generation_prompt if request.HasField("add_generation_prompt") else True
-        text, ids = await served.texts.conversation(chat, add)
+        _check_conversation("chat", chat, served)
+        text, ids = await run_with_texts(served, lambda texts: texts.conversation(chat, add))
+        check_prompt_length("chat", len(ids), "", served.limits)
         return pb.ApplyChatTemplateResponse(text=text, token_ids=ids)
 
     async def ListModels(
@@ -273,6 +285,11 @@ class RuntimeServicer(runtime_pb2_grpc.RuntimeServiceServicer):
         self._admission.check_door()
         assert self._served is not None, "the door is open"
         return self._served
+
+
+def _check_conversation(field: str, chat: ChatPrompt, served: Served) -> None:
+    """Refuse a conversation that is too long for certain, before it is tokenized."""
+    check_prompt_length(field, served.texts.fewest_tokens(chat), "or more ", served.limits)
 
 
 def _note_tokens(event: Delta) -> None:

@@ -1,10 +1,11 @@
-"""The model's tokenizer in a thread of its own: long texts hold up neither engine nor loop."""
+"""The model's tokenizer in threads of its own: long texts hold up neither engine nor loop."""
 
 import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from jang_runtime._model import load_tokenizer
 from jang_runtime._prompts import (
@@ -17,13 +18,18 @@ from jang_runtime._prompts import (
 )
 from jang_runtime._requests import ChatPrompt, Prompt, Request, TextPrompt, TokenPrompt
 
+if TYPE_CHECKING:
+    from mlx_lm.tokenizer_utils import TokenizerWrapper
+
 _Result = TypeVar("_Result")
 
 
 class Texts:
-    """Turns text into tokens and back, one job at a time.
+    """Turns text into tokens and back.
 
-    The tokenizer is not the engine's: tokenizers of transformers are not made for two threads.
+    Requests to the engine have a thread, and calls that want texts or tokens and no more have
+    another: to those texts of any length come. Each has a tokenizer, and neither has the engine's:
+    tokenizers of transformers are not made for two threads.
 
     Args:
         path: The model's directory.
@@ -35,7 +41,9 @@ class Texts:
     def __init__(self, path: Path) -> None:
         self._tokenizer = load_tokenizer(path)
         self._longest = max(len(token) for token in self._tokenizer.get_vocab())
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="jang-texts")
+        self._requests = _Worker("jang-texts", lambda: self._tokenizer)
+        # Many servers are never asked for these; a tokenizer takes up to a second and 100 MB.
+        self._others = _Worker("jang-other-texts", lambda: load_tokenizer(path))
 
     def fewest_tokens(self, prompt: Prompt) -> int:
         """How many tokens a prompt has at least; known without making them, which takes a while."""
@@ -62,7 +70,7 @@ class Texts:
         if is_in_tokens(request):
             return request
         steps = in_steps(self._tokenizer, request)
-        while (done := await self._run(lambda: advance(steps))) is None:
+        while (done := await self._requests.run(lambda _: advance(steps))) is None:
             pass
         return done
 
@@ -72,11 +80,11 @@ class Texts:
         Raises:
             InvalidRequestError: If it has none.
         """
-        return await self._run(lambda: tokenize(self._tokenizer, prompt))
+        return await self._others.run(lambda tokenizer: tokenize(tokenizer, prompt))
 
     async def detokenize(self, ids: Sequence[int], skip_special_tokens: bool) -> str:
         """The text of tokens."""
-        return await self._run(lambda: decode(self._tokenizer, ids, skip_special_tokens))
+        return await self._others.run(lambda tokenizer: decode(tokenizer, ids, skip_special_tokens))
 
     async def conversation(
         self, prompt: ChatPrompt, add_generation_prompt: bool
@@ -87,15 +95,30 @@ class Texts:
             InvalidRequestError: If the model's template refuses it.
         """
 
-        def job() -> tuple[str, list[int]]:
-            text = conversation_text(self._tokenizer, prompt, add_generation_prompt)
-            return text, self._tokenizer.encode(text, add_special_tokens=False)
+        def job(tokenizer: "TokenizerWrapper") -> tuple[str, list[int]]:
+            text = conversation_text(tokenizer, prompt, add_generation_prompt)
+            return text, tokenizer.encode(text, add_special_tokens=False)
 
-        return await self._run(job)
+        return await self._others.run(job)
+
+    def close(self) -> None:
+        """Drop jobs that wait and end the threads."""
+        self._requests.close()
+        self._others.close()
+
+
+class _Worker:
+    """A tokenizer and its thread, one job at a time; the tokenizer is made for the first."""
+
+    def __init__(self, name: str, make: "Callable[[], TokenizerWrapper]") -> None:
+        self._tokenizer = cache(make)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix=name)
+
+    async def run(self, job: "Callable[[TokenizerWrapper], _Result]") -> _Result:
+        """The result of a job; one that has not begun is dropped when its caller is cancelled."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._thread, lambda: job(self._tokenizer()))
 
     def close(self) -> None:
         """Drop jobs that wait and end the thread."""
         self._thread.shutdown(wait=False, cancel_futures=True)
-
-    async def _run(self, job: Callable[[], _Result]) -> _Result:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, job)
