@@ -57,12 +57,13 @@ def _fault_of_stream(plan: Plan, responses: Sequence[Any]) -> str:
     if kinds[0] != "started" or responses[0].started.request_id != plan.name:
         return "not begun by its own start"
     middle = kinds[1:-1]
-    wanted = ["prompt_logprobs"] if plan.message.logprobs.HasField("prompt") else []
-    deltas = middle[len(wanted) :]
+    pieces = middle.count("prompt_logprobs")
     # Cancelled before the first token, the log-probabilities may not have come.
     if _is_cancelled(responses[-1].finished) and not middle:
         return ""
-    if middle[: len(wanted)] != wanted or set(deltas) - {"delta"}:
+    is_asked = plan.message.logprobs.HasField("prompt")
+    in_order = ["prompt_logprobs"] * pieces + ["delta"] * (len(middle) - pieces)
+    if middle != in_order or is_asked != bool(pieces):
         return f"events in another order: {sorted(set(kinds))}"
     return _fault_of_count(_joined(responses))
 

@@ -55,7 +55,11 @@ class TokenLogprobs:
 
 @dataclass(frozen=True)
 class PromptLogprobs:
-    """Log-probabilities of the prompt's tokens, the first left out: nothing comes before it."""
+    """Log-probabilities of some of the prompt's tokens; all of these come in order.
+
+    The first token is left out: nothing comes before it. A prompt without others has one event
+    without tokens.
+    """
 
     tokens: tuple[TokenLogprobs, ...]
 

@@ -25,6 +25,7 @@ from jang_runtime._fake_model import (
 )
 from jang_runtime._fake_script import Script, continuation_tokens, question_of
 
+# Of logits, and of log-probabilities of a prompt.
 _ROWS_IN_A_MESSAGE: Final = 16
 
 
@@ -58,7 +59,8 @@ class FakeServicer(runtime_pb2_grpc.RuntimeServiceServicer):
                 response.token_ids.extend(event.delta.token_ids)
                 response.logprobs.extend(event.delta.logprobs)
                 if event.HasField("prompt_logprobs"):
-                    response.prompt_logprobs.CopyFrom(event.prompt_logprobs)
+                    response.prompt_logprobs.SetInParent()
+                    response.prompt_logprobs.tokens.extend(event.prompt_logprobs.tokens)
                 if event.HasField("finished"):
                     response.finished.CopyFrom(event.finished)
             return response
@@ -183,7 +185,9 @@ class FakeServicer(runtime_pb2_grpc.RuntimeServiceServicer):
         yield pb.GenerateStreamResponse(started=started)
         if request.logprobs.HasField("prompt"):
             tokens = token_logprobs(prompt[:1], prompt[1:], request.logprobs.prompt)
-            yield pb.GenerateStreamResponse(prompt_logprobs=pb.PromptLogprobs(tokens=tokens))
+            for first in range(0, max(1, len(tokens)), _ROWS_IN_A_MESSAGE):
+                some = pb.PromptLogprobs(tokens=tokens[first : first + _ROWS_IN_A_MESSAGE])
+                yield pb.GenerateStreamResponse(prompt_logprobs=some)
         sent: list[int] = []
         for piece in planned.pieces():
             if call.is_over:

@@ -71,18 +71,16 @@ class Generation:
             limit=min(request.stopping.max_tokens or DEFAULT_MAX_TOKENS, room),
             cached=0,
         )
-        self._prompt_logprobs: list[TokenLogprobs] = []
         self._prompt_is_told = False
         # Logits at a position are about the next token, so those of all of these are wanted.
-        wants_logits = request.logprobs.prompt is not None
-        hit = known.take(prompt, 0 if wants_logits else len(prompt) - 1)
+        hit = known.take(prompt, 0 if self.measures_prompt else len(prompt) - 1)
         caches, self._cached_prompt = hit or (new_caches(loaded.model), 0)
         self._prefill = Prefill(
             forward,
             prompt[:-1],
             caches,
             done=self._cached_prompt,
-            wanted=0 if wants_logits else len(prompt),
+            wanted=0 if self.measures_prompt else len(prompt),
         )
         stopping = request.stopping
         self._eos = () if stopping.ignore_eos else loaded.info.eos_token_ids
@@ -103,6 +101,11 @@ class Generation:
         """Tokens of the prompt that were known from earlier requests."""
         return self._cached_prompt
 
+    @property
+    def measures_prompt(self) -> bool:
+        """Whether each piece of the prompt has log-probabilities for its listener."""
+        return self._request.logprobs.prompt is not None
+
     def hand_over(self) -> Caches:
         """The caches of all tokens but the last, once `is_ready`; they are kept here no longer."""
         caches, self._prefill.caches = self._prefill.caches, []
@@ -119,8 +122,8 @@ class Generation:
         if self.is_ready and not self._prompt_is_told:
             self._prompt_is_told = True
             self._known.put(self.row.tokens[:-1], self._prefill.caches)
-            if self._request.logprobs.prompt is not None:
-                self.ticket.listener(PromptLogprobs(tuple(self._prompt_logprobs)))
+            if self.measures_prompt and self._prompt_length == 1:
+                self.ticket.listener(PromptLogprobs(()))
         return count
 
     def restart(self) -> None:
@@ -211,5 +214,5 @@ class Generation:
     def _measure_prompt(self, position: int, logits: mx.array) -> Sequence[mx.array]:
         tokens = self.row.tokens[position + 1 : position + 1 + len(logits)]
         measured = measure(logits, mx.array(tokens), self._request.logprobs.prompt or 0)
-        self._prompt_logprobs += read(measured, tokens)
+        self.ticket.listener(PromptLogprobs(tuple(read(measured, tokens))))
         return measured.arrays()

@@ -111,9 +111,10 @@ class Scheduler:
         return bool(
             outside.cancelled
             or outside.expired
-            or self._generations
             or self._decoding
-            or any(task.ticket not in outside.blocked for task in self._scorings)
+            or any(
+                task.ticket not in outside.blocked for task in (*self._generations, *self._scorings)
+            )
             or (self._waiting.may_begin and self._active() < self._most)
         )
 
@@ -213,15 +214,18 @@ class Scheduler:
     def _work_on_text(self, blocked: Collection[Ticket]) -> None:
         """A piece of prompts or of texts to score, in turns; in each the first comes first."""
         free = deque(task for task in self._scorings if task.ticket not in blocked)
-        scoring = bool(free) and (self._scoring_is_next or not self._generations)
+        prompts = deque(task for task in self._generations if task.ticket not in blocked)
+        scoring = bool(free) and (self._scoring_is_next or not prompts)
         self._scoring_is_next = not scoring
         left = (_PIECE if self._decoding else _PIECE_ALONE)[self._loaded.info.backend]
-        while left > 0 and (free if scoring else self._generations):
+        while left > 0 and (free if scoring else prompts):
+            # What each piece has results of is taken by one a step, for its reader to keep up.
             if not scoring:
-                left -= self._prefill(left)
+                left -= self._prefill(prompts[0], left)
+                if prompts[0] not in self._generations or prompts[0].measures_prompt:
+                    prompts.popleft()
                 continue
             left -= self._score(free[0], left)
-            # Logits are taken by one piece a step, for their readers to keep up.
             if free[0].ticket not in self._open or isinstance(free[0], Positions):
                 free.popleft()
 
@@ -240,9 +244,8 @@ class Scheduler:
             self._scorings = deque(other for other in self._scorings if other is not task)
         return count
 
-    def _prefill(self, most: int) -> int:
-        """Work on the first prompt; once it is done the request joins a batch."""
-        task = self._generations[0]
+    def _prefill(self, task: Generation, most: int) -> int:
+        """Work on a prompt; once it is done the request joins a batch. How many tokens it were."""
         count = 0
 
         def work() -> None:
@@ -259,11 +262,11 @@ class Scheduler:
                         self._room.learn(caches)
                 except BatchError as error:
                     self._decoding[task.row] = (task, batch)
-                    self._generations.popleft()
+                    self._generations.remove(task)
                     self._lose(batch, error)
                 else:
                     self._decoding[task.row] = (task, batch)
-                    self._generations.popleft()
+                    self._generations.remove(task)
 
         if not self._guarded(task.ticket, work):
             self._generations = deque(other for other in self._generations if other is not task)

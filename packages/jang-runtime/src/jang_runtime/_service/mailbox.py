@@ -7,11 +7,12 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from jang_runtime._errors import SlowReaderError
-from jang_runtime._events import Delta, Event, Logits, TokenLogprobs
+from jang_runtime._events import Delta, Event, Logits, PromptLogprobs, TokenLogprobs
 
 # About what Python's objects for them take.
 _TOKEN_BYTES: Final = 64
 _LOGPROB_BYTES: Final = 128
+_LARGE: Final = (Logits, PromptLogprobs)
 
 
 class Mailbox:
@@ -19,8 +20,9 @@ class Mailbox:
 
     Deltas that wait are handed out as one, and wait for `pause` seconds after another one: each
     message wakes threads of server and client, which take the processor from the model. Their
-    reader is given up when more than `limit` bytes of them wait; logits are not computed while some
-    wait, if the engine asks `has_room`.
+    reader is given up when more than `limit` bytes of them wait. Large results, which are logits
+    and log-probabilities of prompts, are not computed while some wait, if the engine asks
+    `has_room`.
 
     Args:
         limit: Bytes of deltas.
@@ -36,7 +38,7 @@ class Mailbox:
         self._lock = threading.Lock()
         self._events: deque[Event] = deque()
         self._delta_bytes = 0
-        self._logits = 0
+        self._large = 0
         self._has_overflowed = False
         self._is_announced = False
         self._cancel: Callable[[], None] = _nothing
@@ -57,7 +59,7 @@ class Mailbox:
                     self._has_overflowed = True
                     self._events.clear()
                     self._cancel()
-            self._logits += isinstance(event, Logits)
+            self._large += isinstance(event, _LARGE)
             if not self._has_overflowed:
                 self._events.append(event)
             waits = self._is_paused and isinstance(event, Delta) and not self._has_overflowed
@@ -68,8 +70,8 @@ class Mailbox:
             self._loop.call_soon_threadsafe(self._arrived.set)
 
     def has_room(self) -> bool:
-        """Whether logits may come; asked in the engine's thread."""
-        return self._logits == 0
+        """Whether large results may come; asked in the engine's thread."""
+        return self._large == 0
 
     async def get(self) -> Event:
         """The next event.
@@ -91,7 +93,7 @@ class Mailbox:
                 self._is_paused = self._pause > 0 and isinstance(event, Delta)
                 if self._is_paused:
                     self._loop.call_later(self._pause, self._end_pause)
-        if isinstance(event, Logits):
+        if isinstance(event, _LARGE):
             self._wake()
         return event
 
@@ -104,8 +106,8 @@ class Mailbox:
 
     def _next(self) -> Event:
         event = self._events.popleft()
-        if isinstance(event, Logits):
-            self._logits -= 1
+        if isinstance(event, _LARGE):
+            self._large -= 1
         if not isinstance(event, Delta):
             return event
         deltas = [event]

@@ -16,8 +16,10 @@ from jang_runtime._events import (
 )
 from jang_runtime._model import ModelInfo
 
-# Of logits; a client's limit is 4 MiB unless it sets another.
+# Of logits and of log-probabilities; a client's limit is 4 MiB unless it sets another.
 _CHUNK_BYTES: Final = 2**20
+# The most that a token with its log-probability takes in a message.
+_LOGPROB_BYTES: Final = 16
 _FINISH_REASONS: Final = {
     reason: pb.FinishReason.Value(f"FINISH_REASON_{reason.value}") for reason in FinishReason
 }
@@ -35,9 +37,12 @@ def delta_message(event: Delta) -> pb.Delta:
     )
 
 
-def prompt_logprobs_message(event: PromptLogprobs) -> pb.PromptLogprobs:
-    """The message for log-probabilities of a prompt."""
-    return pb.PromptLogprobs(tokens=logprobs_messages(event.tokens))
+def prompt_logprobs_messages(event: PromptLogprobs) -> Iterator[pb.PromptLogprobs]:
+    """The messages for log-probabilities of a prompt, each of bounded size, at least one."""
+    entries = 1 + max((len(token.top) for token in event.tokens), default=0)
+    most = max(1, _CHUNK_BYTES // (_LOGPROB_BYTES * entries))
+    for start in range(0, max(1, len(event.tokens)), most):
+        yield pb.PromptLogprobs(tokens=logprobs_messages(event.tokens[start : start + most]))
 
 
 def logprobs_messages(tokens: Sequence[TokenLogprobs]) -> list[pb.TokenLogprobs]:

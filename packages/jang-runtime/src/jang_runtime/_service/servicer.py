@@ -48,7 +48,7 @@ from jang_runtime._service.responses import (
     logprobs_messages,
     model_info_message,
     model_message,
-    prompt_logprobs_message,
+    prompt_logprobs_messages,
     rows_messages,
     score_message,
     started_message,
@@ -105,8 +105,8 @@ class RuntimeServicer(runtime_pb2_grpc.RuntimeServiceServicer):
                         started = started_message(event, current_call().request_id)
                         yield pb.GenerateStreamResponse(started=started)
                     case PromptLogprobs():
-                        message = prompt_logprobs_message(event)
-                        yield pb.GenerateStreamResponse(prompt_logprobs=message)
+                        for message in prompt_logprobs_messages(event):
+                            yield pb.GenerateStreamResponse(prompt_logprobs=message)
                     case Delta():
                         yield pb.GenerateStreamResponse(delta=delta_message(event))
                         _note_tokens(event)
@@ -124,7 +124,8 @@ class RuntimeServicer(runtime_pb2_grpc.RuntimeServiceServicer):
             async for event in events:
                 match event:
                     case PromptLogprobs():
-                        response.prompt_logprobs.CopyFrom(prompt_logprobs_message(event))
+                        response.prompt_logprobs.SetInParent()
+                        response.prompt_logprobs.tokens.extend(logprobs_messages(event.tokens))
                     case Delta():
                         texts.append(event.text)
                         response.token_ids.extend(event.token_ids)

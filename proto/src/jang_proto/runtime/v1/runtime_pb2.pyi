@@ -192,7 +192,9 @@ class GenerateStreamResponse(_message.Message):
 
     @_builtins.property
     def prompt_logprobs(self) -> Global___PromptLogprobs:
-        """Of the prompt's tokens, before the first delta; where they were asked for."""
+        """Of some of the prompt's tokens, in one or more events before the first delta; where they were
+        asked for.
+        """
 
     def __init__(
         self,
