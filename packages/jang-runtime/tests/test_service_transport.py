@@ -1,11 +1,13 @@
 """Where a server listens: addresses, certificates, and what it refuses; the metrics page."""
 
 import asyncio
+import contextlib
 import http.client
 import logging
 import os
 import socket
 import ssl
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -411,6 +413,53 @@ def test_a_client_that_says_nothing_keeps_nobody_from_the_metrics_page(
         socket.create_connection((address.host, address.port)),
     ):
         assert get(address, context=trusting)[0] == 200
+
+
+def test_changed_certificates_hold_for_the_metrics_page_too(
+    tmp_path: Path, metrics: Metrics, pair: tuple[Path, Path], authority: trustme.CA
+) -> None:
+    other = trustme.CA()
+    old = ssl.create_default_context(cadata=authority.cert_pem.bytes().decode())
+    new = ssl.create_default_context(cadata=other.cert_pem.bytes().decode())
+    tls = tls_files(*pair, None)
+    with metrics_served(metrics, Address("127.0.0.1", 0), tls, None) as address:
+        assert get(address, context=old)[0] == 200
+        fresh = write_pair(tmp_path / "new", other.issue_cert("127.0.0.1"))
+        # For a moment the old certificate stands beside the new key.
+        os.replace(fresh[1], pair[1])
+        assert get(address, context=old)[0] == 200
+        os.replace(fresh[0], pair[0])
+        assert get(address, context=new)[0] == 200
+        with pytest.raises(ssl.SSLCertVerificationError):
+            get(address, context=old)
+
+
+@pytest.mark.parametrize("encrypted", [False, True])
+def test_the_metrics_page_closes_connections_that_are_too_many_and_answers_when_others_end(
+    metrics: Metrics,
+    pair: tuple[Path, Path],
+    authority: trustme.CA,
+    encrypted: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("jang_runtime._service.scraping._MOST_CONNECTIONS", 3)
+    tls = tls_files(*pair, None) if encrypted else None
+    trusting = ssl.create_default_context(cadata=authority.cert_pem.bytes().decode())
+    context = trusting if encrypted else None
+    with metrics_served(metrics, Address("127.0.0.1", 0), tls, None) as address:
+        silent = [socket.create_connection((address.host, address.port)) for _ in range(3)]
+        with socket.create_connection((address.host, address.port), timeout=10) as refused:
+            assert refused.recv(1) == b""
+        with pytest.raises((http.client.HTTPException, OSError)):
+            get(address, context=context)
+        for connection in silent:
+            connection.close()
+        until = time.monotonic() + 10
+        while True:
+            with contextlib.suppress(http.client.HTTPException, OSError):
+                assert get(address, context=context)[0] == 200
+                break
+            assert time.monotonic() < until
 
 
 def test_the_metrics_page_refuses_an_address_that_is_not_to_be_had(metrics: Metrics) -> None:

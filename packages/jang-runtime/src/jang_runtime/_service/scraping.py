@@ -2,22 +2,25 @@
 
 import socket
 import socketserver
+import ssl
 import threading
 from collections.abc import Generator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Final
+from typing import Any, Final
 
 from prometheus_client.exposition import choose_encoder
 
 from jang_runtime._errors import ListenError, UnauthenticatedError
 from jang_runtime._service.access import TokenFile
 from jang_runtime._service.metrics import Metrics
-from jang_runtime._service.transport import Address, TlsFiles, ssl_context
+from jang_runtime._service.transport import Address, TlsFiles, WatchedFiles, ssl_context
 
 _OPTION: Final = "--metrics"
 # Of a client that does not go on.
 _TIMEOUT_SECONDS: Final = 10.0
+# Each has a thread, before anybody knows whose it is.
+_MOST_CONNECTIONS: Final = 32
 
 
 @contextmanager
@@ -35,13 +38,9 @@ def metrics_served(
     Raises:
         ListenError: If the address is not to be had.
     """
+    contexts = None if tls is None else WatchedFiles(tls, ssl_context)
     with _bound(address, _page(metrics, tokens)) as server:
-        if tls is not None:
-            # The handshake is left to the thread of each connection: a client that does not go on
-            # with it would stop all others.
-            server.socket = ssl_context(tls).wrap_socket(
-                server.socket, server_side=True, do_handshake_on_connect=False
-            )
+        server.contexts = contexts
         thread = threading.Thread(target=server.serve_forever, name="jang-metrics", daemon=True)
         thread.start()
         try:
@@ -54,6 +53,37 @@ def metrics_served(
 class _Server(ThreadingHTTPServer):
     # A connection that is open does not keep the process.
     daemon_threads = True
+    contexts: WatchedFiles[ssl.SSLContext] | None = None
+
+    def __init__(self, address: tuple[str, int], page: type[BaseHTTPRequestHandler]) -> None:
+        super().__init__(address, page)
+        self._places = threading.BoundedSemaphore(_MOST_CONNECTIONS)
+
+    def get_request(self) -> tuple[socket.socket, Any]:
+        """Take a connection, encrypted with the certificates as they are now."""
+        connection, address = super().get_request()
+        if self.contexts is None:
+            return connection, address
+        # The handshake is left to the connection's thread: a client that does not go on with it
+        # would stop all others.
+        encrypted = self.contexts.current().wrap_socket(
+            connection, server_side=True, do_handshake_on_connect=False
+        )
+        return encrypted, address
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Answer a connection in a thread of its own; close it if there are too many."""
+        if self._places.acquire(blocking=False):
+            super().process_request(request, client_address)
+        else:
+            self.shutdown_request(request)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """Answer a connection, in its thread."""
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._places.release()
 
     def server_bind(self) -> None:
         """Bind without asking DNS for this machine's name, as HTTPServer would."""

@@ -4,9 +4,10 @@ import ipaddress
 import logging
 import re
 import ssl
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Generic, TypeVar
 
 import grpc
 
@@ -14,6 +15,8 @@ from jang_runtime._errors import ListenError
 from jang_runtime._service.logs import log_event
 
 _log = logging.getLogger("jang_runtime")
+
+_Made = TypeVar("_Made")
 
 _CERTIFICATE: Final = "--tls-cert"
 _KEY: Final = "--tls-key"
@@ -150,33 +153,42 @@ def _read(option: str, path: Path) -> bytes:
 
 def server_credentials(files: TlsFiles) -> grpc.ServerCredentials:
     """What a gRPC server needs of the files; changed files hold for the connections that follow."""
-    watched = _Watched(files)
+    watched = WatchedFiles(files, _configuration)
     return grpc.dynamic_ssl_server_credentials(
-        watched.configuration, watched.current, files.client_ca is not None
+        watched.current(), watched.current, files.client_ca is not None
     )
 
 
-class _Watched:
-    """The files of a server; asked at every new connection, by threads of gRPC."""
+class WatchedFiles(Generic[_Made]):
+    """What a server has made of its files; ask at every new connection, from any thread.
 
-    def __init__(self, files: TlsFiles) -> None:
+    Args:
+        files: The files.
+        make: Makes it of them.
+
+    Raises:
+        ListenError: If one of the files is not what it has to be.
+    """
+
+    def __init__(self, files: TlsFiles, make: Callable[[TlsFiles], _Made]) -> None:
         self._files = files
+        self._make = make
         self._changed = _changed(files)
-        self.configuration = _configuration(files)
+        self._made = make(files)
 
-    def current(self) -> grpc.ServerCertificateConfiguration:
-        """The configuration of the files as they are; the last good one if they are bad."""
+    def current(self) -> _Made:
+        """What is made of the files as they are; the last good one if they are bad."""
         try:
             changed = _changed(self._files)
             if changed != self._changed:
                 self._changed = changed
                 # Together they may not fit while one is new and one is old.
                 ssl_context(self._files)
-                self.configuration = _configuration(self._files)
+                self._made = self._make(self._files)
                 log_event(_log, "certificates_loaded", {"file": self._files.certificate})
         except (ListenError, OSError) as error:
             log_event(_log, "certificates_kept", {"error": str(error)}, logging.ERROR)
-        return self.configuration
+        return self._made
 
 
 def _changed(files: TlsFiles) -> tuple[tuple[int, int, int], ...]:
