@@ -703,6 +703,32 @@ def test_every_watcher_hears_of_every_change_though_others_come_and_go(run: Run)
     run(test)
 
 
+def test_a_watcher_too_many_is_refused_until_another_one_goes(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jang_runtime._service.standards._MOST_WATCHERS", 2)
+
+    async def test() -> None:
+        async with service() as served:
+            stub = health_pb2_grpc.HealthStub(served.channel)
+            asked = health_pb2.HealthCheckRequest()
+            watchers = [stub.Watch(asked) for _ in range(2)]
+            for watcher in watchers:
+                assert await watcher.read()
+            error, _ = await failure(stub.Watch(asked))
+            assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+            assert "watchers: found 2, expected fewer than 2" in error.details()
+            assert await stub.Check(asked)
+            watchers[0].cancel()
+            while True:
+                another = stub.Watch(asked)
+                if await another.read():
+                    break
+                await asyncio.sleep(0.01)
+
+    run(test)
+
+
 def test_details_can_be_read_with_grpc_status(run: Run) -> None:
     async def test() -> None:
         async with service(bad=fail_with(errors.QueueFullError(2, 0.5))) as served:

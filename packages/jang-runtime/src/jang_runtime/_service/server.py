@@ -33,6 +33,8 @@ _log = logging.getLogger("jang_runtime")
 
 # For calls to be told of their end after the requests behind them were cancelled.
 _LAST_WORDS_SECONDS: Final = 2.0
+# Of one connection: probes, questions about the server, calls that are about to be refused.
+_STREAMS_WITHOUT_PLACES: Final = 100
 
 
 class Server:
@@ -65,7 +67,7 @@ class Server:
         self._servicer = RuntimeServicer(self._admission, options, engine_options)
         self._grpc = grpc.aio.server(
             interceptors=[CallInterceptor(self._tokens, self.metrics, _log)],
-            options=_channel_options(options),
+            options=_channel_options(options, engine_options),
         )
         runtime_pb2_grpc.add_RuntimeServiceServicer_to_server(self._servicer, self._grpc)
         self._health = add_health(self._grpc)
@@ -164,9 +166,16 @@ def _allowed_address(option: str, text: str, options: ServiceOptions) -> Address
     return address
 
 
-def _channel_options(options: ServiceOptions) -> Sequence[tuple[str, int]]:
+def _channel_options(
+    options: ServiceOptions, engine_options: EngineOptions
+) -> Sequence[tuple[str, int]]:
     return [
         ("grpc.max_receive_message_length", options.max_message_bytes),
+        # More than have places, for one client to be told that there are no more.
+        (
+            "grpc.max_concurrent_streams",
+            options.max_queued + engine_options.max_active + _STREAMS_WITHOUT_PLACES,
+        ),
         # Two servers on one port would answer in turns.
         ("grpc.so_reuseport", 0),
         # A client's machine that is gone is noticed, and its requests end, within a minute or two.

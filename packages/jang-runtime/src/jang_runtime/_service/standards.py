@@ -1,13 +1,14 @@
 """Services that every gRPC server is expected to have: health and reflection."""
 
 import asyncio
-from collections.abc import AsyncGenerator
 from typing import Any, Final, TypeAlias, cast
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+# A watcher needs no token and stays for as long as it likes.
+_MOST_WATCHERS: Final = 1024
 RUNTIME_SERVICE: Final = "jang.runtime.v1.RuntimeService"
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
@@ -25,6 +26,7 @@ class Health(health_pb2_grpc.HealthServicer):
     def __init__(self) -> None:
         self._is_serving = False
         self._has_ended = False
+        self._watchers = 0
         # Set at a change, and then replaced by the one for the next.
         self._changed = asyncio.Event()
 
@@ -47,16 +49,30 @@ class Health(health_pb2_grpc.HealthServicer):
             await context.abort(grpc.StatusCode.NOT_FOUND, "service: found no service of that name")
         return _Response(status=status)
 
-    async def Watch(
-        self, request: health_pb2.HealthCheckRequest, context: Context
-    ) -> AsyncGenerator[health_pb2.HealthCheckResponse]:
-        """Answer now and at every change."""
+    async def Watch(self, request: health_pb2.HealthCheckRequest, context: Context) -> None:
+        """Answer now and at every change.
+
+        Responses are written, not yielded: a generator would learn only from the garbage collector
+        that its watcher has gone.
+        """
+        if self._watchers >= _MOST_WATCHERS:
+            await context.abort(
+                grpc.StatusCode.RESOURCE_EXHAUSTED,
+                f"watchers: found {self._watchers}, expected fewer than {_MOST_WATCHERS}",
+            )
+        self._watchers += 1
+        try:
+            await self._tell_watcher(request, context)
+        finally:
+            self._watchers -= 1
+
+    async def _tell_watcher(self, request: health_pb2.HealthCheckRequest, context: Context) -> None:
         told = None
         while True:
             changed = self._changed
             status = self._status(request.service)
             if status != told:
-                yield _Response(status=status)
+                await context.write(_Response(status=status))
                 told = status
             if self._has_ended and status == self._status(request.service):
                 return
