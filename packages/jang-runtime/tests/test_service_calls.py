@@ -205,6 +205,12 @@ ERRORS: list[tuple[Exception, grpc.StatusCode, str, dict[str, str | float]]] = [
         {},
     ),
     (
+        errors.ModelNotFoundError("other", "served"),
+        grpc.StatusCode.NOT_FOUND,
+        "MODEL_NOT_FOUND",
+        {},
+    ),
+    (
         errors.QueueFullError(64, 1.25),
         grpc.StatusCode.RESOURCE_EXHAUSTED,
         "QUEUE_FULL",
