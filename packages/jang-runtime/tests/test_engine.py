@@ -138,7 +138,7 @@ def test_an_answer_ends_where_the_context_does(engine: Engine) -> None:
         ({"stopping": Stopping(time_limit_seconds=2e6)}, "time_limit_seconds: found 2000000.0"),
         ({"prompt": TokenPrompt(())}, "prompt.token_ids: found no tokens"),
         ({"prompt": TokenPrompt((1, 999))}, "prompt.token_ids: found 999, expected ids from 0"),
-        ({"prompt": ChatPrompt(())}, "prompt.chat: found no messages"),
+        ({"prompt": ChatPrompt(())}, "prompt.chat.messages: found no messages"),
         ({"prompt": TextPrompt("")}, "prompt.text: found no tokens"),
         ({"prompt": TokenPrompt((5,) * 512)}, "prompt: found 512 tokens, expected fewer than"),
     ],

@@ -285,12 +285,24 @@ def test_scores_and_logits_can_be_cancelled_between_pieces(
     ("request_", "message"),
     [
         (ScoreRequest(TokenPrompt((5,)), ()), "continuations: found 0, expected 1 to 1024"),
-        (ScoreRequest(TokenPrompt((5,)), ("",)), "continuations: found an empty one"),
-        (ScoreRequest(TokenPrompt((5,)), ((400,),)), "continuations: found 400, expected ids from"),
+        (
+            ScoreRequest(TokenPrompt((5,)), ("",)),
+            r"continuations\[0\]: found nothing",
+        ),
+        (
+            ScoreRequest(TokenPrompt((5,)), ((400,),)),
+            r"continuations\[0\]\.token_ids: found 400",
+        ),
         (ScoreRequest(TokenPrompt(()), ((4,),)), "context.token_ids: found no tokens"),
-        (ScoreRequest(TokenPrompt((5,) * 500), ((4,) * 14,)), "one that ends after 514 tokens"),
+        (
+            ScoreRequest(TokenPrompt((5,) * 500), ((4,) * 14,)),
+            r"s\[0\]: found one that ends after 514",
+        ),
         (LogitsRequest(TokenPrompt((5,)), ()), "positions: found none, expected at least one"),
-        (LogitsRequest(TokenPrompt((5, 6)), (1, 0)), "positions: found others, expected ascending"),
+        (
+            LogitsRequest(TokenPrompt((5, 6)), (1, 0)),
+            "positions: found 0 after 1, expected asc",
+        ),
         (LogitsRequest(TokenPrompt((5, 6)), (2,)), "positions: found 2, expected below the promp"),
         (LogitsRequest(TokenPrompt((5,) * 513)), "prompt: found 513 tokens, expected at most the"),
     ],

@@ -301,7 +301,7 @@ def test_a_request_is_aborted_by_its_name_from_elsewhere(
     [
         ("Generate", pb.GenerateRequest(), "prompt"),
         ("Generate", pb.GenerateRequest(prompt=pb.Prompt(text="")), "prompt.text"),
-        ("Generate", pb.GenerateRequest(prompt=pb.Prompt(chat=pb.Chat())), "prompt.chat"),
+        ("Generate", pb.GenerateRequest(prompt=pb.Prompt(chat=pb.Chat())), "prompt.chat.messages"),
         ("Generate", pb.GenerateRequest(prompt=text("y" * 512)), "prompt"),
         *[
             ("Generate", pb.GenerateRequest(prompt=text("x"), sampling=sampling), field)
@@ -347,7 +347,7 @@ def test_a_request_is_aborted_by_its_name_from_elsewhere(
         ("Logits", pb.LogitsRequest(prompt=text("abc"), positions=[1, 0]), "positions"),
         ("Tokenize", pb.TokenizeRequest(), "prompt"),
         ("Detokenize", pb.DetokenizeRequest(token_ids=[384]), "token_ids"),
-        ("ApplyChatTemplate", pb.ApplyChatTemplateRequest(), "chat.chat"),
+        ("ApplyChatTemplate", pb.ApplyChatTemplateRequest(), "chat.messages"),
         ("Abort", pb.AbortRequest(), "request_id"),
     ],
 )

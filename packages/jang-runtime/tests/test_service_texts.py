@@ -64,13 +64,13 @@ class Gate:
         self.reached, self.go_on = threading.Event(), threading.Event()
         tokenize = prompts.tokenize
 
-        def gated(tokenizer: Any, prompt: Any) -> list[int]:
+        def gated(tokenizer: Any, field: str, prompt: Any) -> list[int]:
             if threading.current_thread().name.startswith(self.thread):
                 self.seen.append(prompt.text)
                 if prompt.text == at:
                     self.reached.set()
                     assert self.go_on.wait(20)
-            return tokenize(tokenizer, prompt)
+            return tokenize(tokenizer, field, prompt)
 
         monkeypatch.setattr(prompts, "tokenize", gated)
         monkeypatch.setattr("jang_runtime._service.texts.tokenize", gated)

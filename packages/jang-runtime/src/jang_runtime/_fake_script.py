@@ -40,9 +40,13 @@ class Script:
         """
         match prompt.WhichOneof("input"):
             case "text":
+                if not prompt.text:
+                    raise InvalidRequestError(f"{field}.text", "no tokens", "at least one")
                 return tokens_of(prompt.text)
             case "token_ids":
                 check_tokens(f"{field}.token_ids", prompt.token_ids.ids)
+                if not prompt.token_ids.ids:
+                    raise InvalidRequestError(f"{field}.token_ids", "no tokens", "at least one")
                 return list(prompt.token_ids.ids)
             case "chat":
                 return tokens_of(self.chat_text(f"{field}.chat", prompt.chat, True))
@@ -58,7 +62,7 @@ class Script:
         if not self.model_info.has_chat_template:
             raise NoChatTemplateError(field)
         if not chat.messages:
-            raise InvalidRequestError(f"{field}.messages", "none", "at least one")
+            raise InvalidRequestError(f"{field}.messages", "no messages", "at least one")
         return chat_text(chat, add_generation_prompt)
 
 
@@ -79,6 +83,8 @@ def continuation_tokens(field: str, continuation: pb.Continuation) -> list[int]:
     Raises:
         InvalidRequestError: If there are none.
     """
+    if continuation.WhichOneof("input") is None:
+        raise InvalidRequestError(field, "none", "one of text, token_ids")
     if continuation.WhichOneof("input") == "token_ids":
         check_tokens(f"{field}.token_ids", continuation.token_ids.ids)
     tokens = list(continuation.token_ids.ids) or tokens_of(continuation.text)

@@ -24,6 +24,11 @@ from jang_runtime._fake_model import (
     tokens_of,
 )
 from jang_runtime._fake_script import Script, continuation_tokens, question_of
+from jang_runtime._requests import (
+    check_continuation_count,
+    check_last_position,
+    check_positions,
+)
 
 # Of logits, and of log-probabilities of a prompt.
 _ROWS_IN_A_MESSAGE: Final = 16
@@ -69,8 +74,7 @@ class FakeServicer(runtime_pb2_grpc.RuntimeServiceServicer):
         """Score continuations, by the script or by chance that repeats."""
         with self._calls.call("Score", request, context) as call:
             self._work(call)
-            if not request.continuations:
-                raise InvalidRequestError("continuations", "none", "1 to 1024")
+            check_continuation_count(len(request.continuations))
             scores = [
                 self._score(request.context, continuation, index)
                 for index, continuation in enumerate(request.continuations)
@@ -212,9 +216,8 @@ class FakeServicer(runtime_pb2_grpc.RuntimeServiceServicer):
     ) -> Iterator[pb.LogitsResponse]:
         tokens = self._script.prompt_tokens("prompt", request.prompt)
         positions = list(request.positions) or list(range(len(tokens)))
-        if positions != sorted(set(positions)) or positions[-1] >= len(tokens):
-            expected = f"ascending positions from 0 to {len(tokens) - 1}"
-            raise InvalidRequestError("positions", positions, expected)
+        check_positions(positions)
+        check_last_position(positions[-1], len(tokens))
         started = pb.Started(request_id=call.record.request_id, prompt_tokens=len(tokens))
         yield pb.LogitsResponse(started=started)
         for first in range(0, len(positions), _ROWS_IN_A_MESSAGE):

@@ -41,7 +41,7 @@ def in_steps(tokenizer: "TokenizerWrapper", request: Request) -> Steps:
     """`in_tokens` in steps of one text each, for others to come between."""
     match request:
         case GenerationRequest() | LogitsRequest():
-            ids = tokenize(tokenizer, request.prompt)
+            ids = tokenize(tokenizer, "prompt", request.prompt)
             return replace(request, prompt=TokenPrompt(tuple(ids)))
         case ScoreRequest():
             return (yield from _score_in_steps(tokenizer, request))
@@ -71,8 +71,8 @@ def is_in_tokens(request: Request) -> bool:
             )
 
 
-def tokenize(tokenizer: "TokenizerWrapper", prompt: Prompt) -> list[int]:
-    """The prompt's tokens.
+def tokenize(tokenizer: "TokenizerWrapper", field: str, prompt: Prompt) -> list[int]:
+    """The tokens of a prompt that stands in a field of a request.
 
     Raises:
         InvalidRequestError: If it has none, or the model's template refuses the conversation.
@@ -83,25 +83,25 @@ def tokenize(tokenizer: "TokenizerWrapper", prompt: Prompt) -> list[int]:
         case TextPrompt(text, add_special_tokens):
             ids = tokenizer.encode(text, add_special_tokens=add_special_tokens)
             if not ids:
-                raise InvalidRequestError("prompt.text", "no tokens", "at least one")
+                raise InvalidRequestError(f"{field}.text", "no tokens", "at least one")
             return ids
         case ChatPrompt():
             # The template writes the special tokens that it wants.
-            text = conversation_text(tokenizer, prompt, add_generation_prompt=True)
+            text = conversation_text(tokenizer, f"{field}.chat", prompt, add_generation_prompt=True)
             return tokenizer.encode(text, add_special_tokens=False)
 
 
 def conversation_text(
-    tokenizer: "TokenizerWrapper", prompt: ChatPrompt, add_generation_prompt: bool
+    tokenizer: "TokenizerWrapper", field: str, chat: ChatPrompt, add_generation_prompt: bool
 ) -> str:
-    """What the model reads of a conversation.
+    """What the model reads of a conversation that stands in a field of a request.
 
     Raises:
         InvalidRequestError: If the model has no template, or its template refuses the conversation.
     """
     if not tokenizer.has_chat_template:
-        raise NoChatTemplateError("prompt.chat")
-    turns = [{"role": turn.role, "content": turn.content} for turn in prompt.messages]
+        raise NoChatTemplateError(field)
+    turns = [{"role": turn.role, "content": turn.content} for turn in chat.messages]
     try:
         return str(
             tokenizer.apply_chat_template(
@@ -110,7 +110,7 @@ def conversation_text(
         )
     except jinja2.TemplateError as error:
         raise InvalidRequestError(
-            "prompt.chat", f"{error}", "a conversation that the model's template accepts"
+            field, f"{error}", "a conversation that the model's template accepts"
         ) from error
 
 
@@ -140,9 +140,9 @@ def _score_in_steps(
             prompt = TextPrompt(bare, prompt.add_special_tokens)
         else:
             spaces = ""
-    context = tokenize(tokenizer, prompt)
+    context = tokenize(tokenizer, "context", prompt)
     continuations: list[tuple[int, ...]] = []
-    for continuation in request.continuations:
+    for index, continuation in enumerate(request.continuations):
         if not isinstance(continuation, str):
             continuations.append(continuation)
             continue
@@ -150,10 +150,11 @@ def _score_in_steps(
         if isinstance(prompt, TextPrompt):
             # From the beginning: where the context's last token ends can depend on all before it.
             both = TextPrompt(prompt.text + spaces + continuation, prompt.add_special_tokens)
-            ids = tuple(tokenize(tokenizer, both)[len(context) :])
+            ids = tuple(tokenize(tokenizer, "context", both)[len(context) :])
         else:
             ids = tuple(tokenizer.encode(continuation, add_special_tokens=False))
         if not ids:
-            raise InvalidRequestError("continuations", f"{continuation!r}, no tokens", "at least 1")
+            field = f"continuations[{index}]"
+            raise InvalidRequestError(field, f"{continuation!r}, no tokens", "at least one")
         continuations.append(ids)
     return ScoreRequest(TokenPrompt(tuple(context)), tuple(continuations))

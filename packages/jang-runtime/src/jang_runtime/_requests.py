@@ -3,8 +3,9 @@
 Fields, defaults and ranges are those of jang/runtime/v1/runtime.proto, where it has them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Final, TypeAlias
 
 from jang_runtime._errors import InvalidRequestError
@@ -191,7 +192,8 @@ def check_request(request: Request, vocabulary_size: int, context_length: int) -
             _check_continuations(request.continuations, vocabulary_size)
         case LogitsRequest():
             check_prompt("prompt", request.prompt, vocabulary_size)
-            _check_positions(request.positions)
+            if request.positions is not None:
+                check_positions(request.positions)
 
 
 def check_prompt(field: str, prompt: Prompt, vocabulary_size: int) -> None:
@@ -205,11 +207,20 @@ def check_prompt(field: str, prompt: Prompt, vocabulary_size: int) -> None:
             check_token_ids(f"{field}.token_ids", ids, vocabulary_size)
             if not ids:
                 raise InvalidRequestError(f"{field}.token_ids", "no tokens", "at least one")
-        case ChatPrompt(messages):
-            if not messages:
-                raise InvalidRequestError(f"{field}.chat", "no messages", "at least one")
+        case ChatPrompt():
+            check_chat(f"{field}.chat", prompt)
         case TextPrompt():
             pass
+
+
+def check_chat(field: str, chat: ChatPrompt) -> None:
+    """Check the conversation that a field has.
+
+    Raises:
+        InvalidRequestError: If nothing is said in it.
+    """
+    if not chat.messages:
+        raise InvalidRequestError(f"{field}.messages", "no messages", "at least one")
 
 
 def _check_count(name: str, count: int | None) -> None:
@@ -241,20 +252,37 @@ def _check_continuations(
     continuations: tuple[str | tuple[int, ...], ...], vocabulary_size: int
 ) -> None:
     check_continuation_count(len(continuations))
-    for continuation in continuations:
+    for index, continuation in enumerate(continuations):
+        field = f"continuations[{index}]"
         if not continuation:
-            raise InvalidRequestError("continuations", "an empty one", "none empty")
+            raise InvalidRequestError(field, "nothing", "text or tokens")
         if not isinstance(continuation, str):
-            check_token_ids("continuations", continuation, vocabulary_size)
+            check_token_ids(f"{field}.token_ids", continuation, vocabulary_size)
 
 
-def _check_positions(positions: tuple[int, ...] | None) -> None:
-    if positions is None:
-        return
+def check_positions(positions: Sequence[int]) -> None:
+    """Check that positions can be of a text, of whatever length.
+
+    Raises:
+        InvalidRequestError: If there are none, or with the first that is not above those before.
+    """
     if not positions:
         raise InvalidRequestError("positions", "none", "at least one")
-    if positions[0] < 0 or list(positions) != sorted(set(positions)):
-        raise InvalidRequestError("positions", "others", "ascending ones from 0")
+    for before, position in pairwise((-1, *positions)):
+        if position <= before:
+            found = f"{position} after {before}" if before >= 0 else position
+            raise InvalidRequestError("positions", found, "ascending ones from 0")
+
+
+def check_last_position(position: int, prompt_tokens: int) -> None:
+    """Check that the last position is one of the prompt's.
+
+    Raises:
+        InvalidRequestError: If it is not.
+    """
+    if position >= prompt_tokens:
+        expected = f"below the prompt's {prompt_tokens} tokens"
+        raise InvalidRequestError("positions", position, expected)
 
 
 def _check_sampling(sampling: Sampling, vocabulary_size: int) -> None:

@@ -15,7 +15,7 @@ from jang_runtime._logprobs import log_of_sum, score
 from jang_runtime._model import LoadedModel
 from jang_runtime._prefill import Prefill
 from jang_runtime._prefix_cache import PrefixCache
-from jang_runtime._requests import LogitsRequest, ScoreRequest, token_ids
+from jang_runtime._requests import LogitsRequest, ScoreRequest, check_last_position, token_ids
 from jang_runtime._tickets import Ticket
 
 # Continuations of one context that are worked through together; each has the context's caches.
@@ -49,11 +49,11 @@ class Scoring:
         self._forward = forward
         self._known = known
         self._context, self._continuations = token_ids(request.context), _ids(request)
-        for ids in self._continuations:
+        for index, ids in enumerate(self._continuations):
             # The last token is not fed to the model.
             if len(self._context) + len(ids) - 1 > loaded.info.context_length:
                 raise InvalidRequestError(
-                    "continuations",
+                    f"continuations[{index}]",
                     f"one that ends after {len(self._context) + len(ids)} tokens",
                     f"at most the context's {loaded.info.context_length} and one",
                 )
@@ -203,9 +203,7 @@ class Positions:
             expected = f"at most the context's {loaded.info.context_length}"
             raise InvalidRequestError("prompt", f"{len(prompt)} tokens", expected)
         positions = request.positions or tuple(range(len(prompt)))
-        if positions[-1] >= len(prompt):
-            expected = f"below the prompt's {len(prompt)} tokens"
-            raise InvalidRequestError("positions", positions[-1], expected)
+        check_last_position(positions[-1], len(prompt))
         self._positions = np.array(positions)
         self.prompt_tokens = len(prompt)
         self._prefill = Prefill(

@@ -28,6 +28,7 @@ from jang_runtime._requests import (
     MAX_TOP_LOGPROBS,
     ChatPrompt,
     check_at_most,
+    check_chat,
     check_prompt,
     check_token_ids,
 )
@@ -206,7 +207,7 @@ class RuntimeServicer(runtime_pb2_grpc.RuntimeServiceServicer):
         """Answer with what the model reads of a conversation."""
         served = self._served_as(request.model)
         chat = chat_of(request.chat, "chat", served.limits)
-        check_prompt("chat", chat, served.engine.info.vocabulary_size)
+        check_chat("chat", chat)
         add = request.add_generation_prompt if request.HasField("add_generation_prompt") else True
         _check_conversation("chat", chat, served)
         text, ids = await run_with_texts(served, lambda texts: texts.conversation(chat, add))

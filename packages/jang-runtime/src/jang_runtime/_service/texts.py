@@ -75,28 +75,28 @@ class Texts:
         return done
 
     async def tokenize(self, prompt: Prompt) -> list[int]:
-        """A prompt's tokens.
+        """The tokens of what stands in a request's `prompt`.
 
         Raises:
             InvalidRequestError: If it has none.
         """
-        return await self._others.run(lambda tokenizer: tokenize(tokenizer, prompt))
+        return await self._others.run(lambda tokenizer: tokenize(tokenizer, "prompt", prompt))
 
     async def detokenize(self, ids: Sequence[int], skip_special_tokens: bool) -> str:
         """The text of tokens."""
         return await self._others.run(lambda tokenizer: decode(tokenizer, ids, skip_special_tokens))
 
     async def conversation(
-        self, prompt: ChatPrompt, add_generation_prompt: bool
+        self, chat: ChatPrompt, add_generation_prompt: bool
     ) -> tuple[str, list[int]]:
-        """What the model reads of a conversation, as text and as tokens.
+        """What the model reads of what stands in a request's `chat`, as text and as tokens.
 
         Raises:
             InvalidRequestError: If the model's template refuses it.
         """
 
         def job(tokenizer: "TokenizerWrapper") -> tuple[str, list[int]]:
-            text = conversation_text(tokenizer, prompt, add_generation_prompt)
+            text = conversation_text(tokenizer, "chat", chat, add_generation_prompt)
             return text, tokenizer.encode(text, add_special_tokens=False)
 
         return await self._others.run(job)
