@@ -7,7 +7,8 @@ import pytest
 
 from jang_eval._errors import OptionError, TargetError
 from jang_eval._evaluation import Outcome, Task
-from jang_eval._target import Arrivals, ServerInfo, Target
+from jang_eval._server_answers import Arrivals, ServerInfo
+from jang_eval._target import Target
 from jang_eval._tasks.speed import Load, metrics, rate, task
 
 

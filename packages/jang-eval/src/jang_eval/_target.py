@@ -1,81 +1,34 @@
 """The client's side of jang.runtime.v1: one model behind one address."""
 
-import json
 import math
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass
 from time import perf_counter
 from types import TracebackType
-from typing import Any, Final, Self, TypeAlias, TypeVar, cast
+from typing import Self, TypeAlias, TypeVar
 
 import grpc
 import numpy as np
 import numpy.typing as npt
 
 from jang_eval._address import check_address
+from jang_eval._channel import explained, open_channel
 from jang_eval._errors import OptionError, TargetError
-from jang_eval._model_info import ModelInfo, PlanRow, SpecialTokens
+from jang_eval._model_info import ModelInfo
+from jang_eval._server_answers import (
+    Arrivals,
+    Completion,
+    Score,
+    ServerInfo,
+    finish_reason_of,
+    model_info_of,
+    server_info_of,
+)
 from jang_proto.runtime.v1 import runtime_pb2, runtime_pb2_grpc
 
 TIMEOUT_SECONDS_MAX = 86400.0
 
 _Request = TypeVar("_Request")
 _Response = TypeVar("_Response")
-
-
-@dataclass(frozen=True)
-class Completion:
-    """What the model answered, and what it cost; the seconds are those the caller waited."""
-
-    text: str
-    finish_reason: str
-    prompt_tokens: int
-    completion_tokens: int
-    seconds: float
-
-
-@dataclass(frozen=True)
-class Score:
-    """How likely a continuation was: natural logarithms of the whole and of its tokens."""
-
-    logprob: float
-    token_logprobs: tuple[float, ...]
-    token_ids: tuple[int, ...]
-    is_greedy: bool
-
-
-@dataclass(frozen=True)
-class ServerInfo:
-    """What the server says of itself; zeros and empty texts where it does not know.
-
-    Attributes:
-        version: Of jang-runtime.
-        backend: What computes, such as "cpu (AVX-512, 2 threads)".
-        ranks: Processes that share the model.
-        load_seconds: How long the model took to load and answer for the first time.
-        peak_memory_bytes: The most that MLX has held.
-        resident_bytes: Of the server's process, in memory now.
-    """
-
-    version: str
-    backend: str
-    ranks: int
-    load_seconds: float
-    peak_memory_bytes: int
-    resident_bytes: int
-
-
-@dataclass(frozen=True)
-class Arrivals:
-    """When the tokens of an answer came.
-
-    Attributes:
-        times: Of each message with tokens, by `time.perf_counter`.
-        counts: Tokens in each of them.
-    """
-
-    times: tuple[float, ...]
-    counts: tuple[int, ...]
 
 
 def check_timeout(timeout: float) -> None:
@@ -87,32 +40,6 @@ def check_timeout(timeout: float) -> None:
 
 # A text, or tokens.
 Context: TypeAlias = str | tuple[int, ...]
-
-# gRPC's own retries. Where the server says how long to wait, or not to ask again, in
-# `grpc-retry-pushback-ms`, that is what they do; 5 is the most that gRPC allows.
-_SERVICE_CONFIG: Final = json.dumps(
-    {
-        "methodConfig": [
-            {
-                "name": [{"service": "jang.runtime.v1.RuntimeService"}],
-                "retryPolicy": {
-                    "maxAttempts": 5,
-                    "initialBackoff": "0.2s",
-                    "maxBackoff": "10s",
-                    "backoffMultiplier": 3,
-                    "retryableStatusCodes": ["UNAVAILABLE", "RESOURCE_EXHAUSTED"],
-                },
-            }
-        ]
-    }
-)
-_CHANNEL_OPTIONS: Final = [
-    # A proxy in the environment is meant for the web, not for the machine in the next room.
-    ("grpc.enable_http_proxy", 0),
-    ("grpc.service_config", _SERVICE_CONFIG),
-    # A row of logits is as long as the vocabulary.
-    ("grpc.max_receive_message_length", 64 * 2**20),
-]
 
 
 class Target:
@@ -133,7 +60,7 @@ class Target:
         check_timeout(timeout)
         self.address = address
         self._timeout = timeout
-        self._channel = grpc.insecure_channel(address, options=_CHANNEL_OPTIONS)
+        self._channel = open_channel(address)
         self._stub = runtime_pb2_grpc.RuntimeServiceStub(self._channel)
 
     def __enter__(self) -> Self:
@@ -154,42 +81,7 @@ class Target:
     def model_info(self) -> ModelInfo:
         """Asks what model the server holds."""
         info = self._call(self._stub.GetModelInfo, runtime_pb2.GetModelInfoRequest())
-        return ModelInfo(
-            name=info.name,
-            architecture=info.architecture,
-            profile=info.profile,
-            bits_per_weight=info.bits_per_weight,
-            weight_bytes=info.weight_bytes,
-            context_length=info.context_length,
-            vocabulary_size=info.vocabulary_size,
-            eos_token_ids=tuple(info.eos_token_ids),
-            has_chat_template=info.has_chat_template,
-            source_name=info.source_name,
-            source_quantization=info.source_quantization,
-            digest=info.digest,
-            layout=info.layout,
-            special_tokens=SpecialTokens(
-                **{
-                    name: getattr(info.special_tokens, name)
-                    for name in ("bos", "eos", "pad", "unknown")
-                    if info.special_tokens.HasField(name)
-                }
-            ),
-            parameters=info.parameters,
-            bits_per_weight_without_embeddings=info.bits_per_weight_without_embeddings,
-            plan=tuple(
-                PlanRow(
-                    role=row.role,
-                    bits=row.bits if row.HasField("bits") else None,
-                    group_size=row.group_size if row.HasField("group_size") else None,
-                    modules=row.modules,
-                    parameters=row.parameters,
-                    bytes=row.bytes,
-                )
-                for row in info.plan
-            ),
-            plan_digest=info.plan_digest,
-        )
+        return model_info_of(info)
 
     def most_prompt_tokens(self) -> int:
         """Asks how many tokens a prompt, context or text may have."""
@@ -199,14 +91,7 @@ class Target:
     def server_info(self) -> ServerInfo:
         """Asks what serves the model."""
         info = self._call(self._stub.GetServerInfo, runtime_pb2.GetServerInfoRequest())
-        return ServerInfo(
-            version=info.version,
-            backend=info.backend,
-            ranks=info.ranks,
-            load_seconds=info.load_seconds,
-            peak_memory_bytes=info.load.peak_memory_bytes,
-            resident_bytes=info.load.resident_bytes,
-        )
+        return server_info_of(info)
 
     def tokenize(self, text: str, *, add_special_tokens: bool = True) -> tuple[int, ...]:
         """Asks for the tokens of a text."""
@@ -352,7 +237,7 @@ class Target:
         usage = response.finished.usage
         return Completion(
             text=response.text,
-            finish_reason=_finish_reason(response.finished.finish_reason),
+            finish_reason=finish_reason_of(response.finished.finish_reason),
             prompt_tokens=usage.prompt_tokens,
             completion_tokens=usage.completion_tokens,
             seconds=round(seconds, 6),
@@ -370,29 +255,10 @@ class Target:
             raise self._explained(error) from error
 
     def _explained(self, error: grpc.RpcError) -> TargetError:
-        # Every error of a call carries a status; grpc's types say so only for the call.
-        code, details = cast(Any, error).code(), cast(Any, error).details()
-        template = _EXPLANATIONS.get(code, _REFUSAL)
-        message = template.format(code=code.name, details=details, timeout=self._timeout)
-        # Details come from outside, in as many lines as they like.
-        return TargetError(" ".join(f"server {self.address}: {message}".split()))
+        return explained(error, self.address, self._timeout)
 
 
 def _prompt(context: Context, *, add_special_tokens: bool = True) -> runtime_pb2.Prompt:
     if isinstance(context, str):
         return runtime_pb2.Prompt(text=context, add_special_tokens=add_special_tokens)
     return runtime_pb2.Prompt(token_ids=runtime_pb2.TokenIds(ids=context))
-
-
-_EXPLANATIONS = {
-    grpc.StatusCode.UNAVAILABLE: "not reachable ({details}), expected a JANG server there",
-    grpc.StatusCode.DEADLINE_EXCEEDED: "found no answer after {timeout:g} s, expected one in time",
-    grpc.StatusCode.UNIMPLEMENTED: "found another service ({details}), expected jang.runtime.v1",
-}
-_REFUSAL = "found {code} ({details}), expected an answer"
-
-
-def _finish_reason(value: int) -> str:
-    """Names the reason as the API does; a newer server may know more of them than this client."""
-    known = runtime_pb2.FinishReason.DESCRIPTOR.values_by_number.get(value)
-    return known.name.removeprefix("FINISH_REASON_").lower() if known else f"unknown ({value})"

@@ -8,8 +8,9 @@ from jang_eval._errors import OptionError
 from jang_eval._evaluation import EvaluationResult, Item, Metric, Outcome, Task
 from jang_eval._model_info import ModelInfo
 from jang_eval._running import run_task
+from jang_eval._server_answers import Completion
 from jang_eval._statistics import wilson
-from jang_eval._target import Completion, Target
+from jang_eval._target import Target
 from jang_eval._tasks.qa_judge import Verdict, judge
 from jang_eval._tasks.qa_questions import Question, QuestionSet, load_questions
 

@@ -15,8 +15,9 @@ import numpy as np
 
 from jang_eval._errors import OptionError, TargetError
 from jang_eval._evaluation import Item, Metric, Outcome, Task
+from jang_eval._server_answers import Arrivals
 from jang_eval._statistics import Doubles, block_bootstrap
-from jang_eval._target import Arrivals, Target
+from jang_eval._target import Target
 
 TASK_VERSION: Final = 1
 
