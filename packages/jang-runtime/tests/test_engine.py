@@ -129,6 +129,10 @@ def test_an_answer_ends_where_the_context_does(engine: Engine) -> None:
         ({"stopping": Stopping(max_tokens=0)}, "stopping.max_tokens: found 0, expected 1 to 512"),
         ({"stopping": Stopping(stop_strings=("",))}, "stopping.stop_strings: found an empty"),
         ({"stopping": Stopping(stop_strings=("a",) * 17)}, "found 17 strings, expected at most 16"),
+        (
+            {"stopping": Stopping(stop_strings=("a", "b" * 1025))},
+            "stopping.stop_strings: found 1025 characters in one, expected at most 1024",
+        ),
         ({"stopping": Stopping(stop_token_ids=(384,))}, "stopping.stop_token_ids: found 384"),
         (
             {"stopping": Stopping(time_limit_seconds=0)},

@@ -173,6 +173,7 @@ def test_the_server_tells_its_limits_and_what_it_does(limited: tuple[Server, Stu
     assert (limits.max_prompt_tokens, limits.max_tokens, limits.max_queued) == (100, 250, 2)
     assert (limits.max_message_bytes, limits.max_active) == (2000, 1)
     assert (limits.max_stop_strings, limits.max_top_logprobs) == (16, 20)
+    assert limits.max_stop_string_characters == 1024
     assert limits.cache_bytes == 384 * TOKEN
     assert (info.ranks, info.sharding) == (1, pb.SHARDING_NONE)
     assert info.backend
@@ -323,6 +324,7 @@ def test_a_request_is_aborted_by_its_name_from_elsewhere(
                 ("stopping.max_tokens", pb.Stopping(max_tokens=513)),
                 ("stopping.stop_strings", pb.Stopping(stop_strings=["a"] * 17)),
                 ("stopping.stop_strings", pb.Stopping(stop_strings=[""])),
+                ("stopping.stop_strings", pb.Stopping(stop_strings=["a", "b" * 1025])),
                 ("stopping.stop_token_ids", pb.Stopping(stop_token_ids=[384])),
             )
         ],

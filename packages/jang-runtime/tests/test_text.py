@@ -66,3 +66,31 @@ def test_text_that_may_begin_a_stop_string_waits_and_other_text_does_not() -> No
     assert watcher.add("\nUs") == ("", None)
     assert watcher.add("a") == ("\nUsa", None)
     assert watcher.add(" ok\nUser: hi") == (" ok", "\nUser:")
+
+
+@given(st.lists(st.text(alphabet="ab", min_size=1, max_size=40), min_size=1, max_size=4), pieces)
+def test_no_more_is_held_back_than_could_begin_a_stop_string(
+    strings: list[str], parts: list[str]
+) -> None:
+    watcher = StopStrings(strings)
+    whole, shown = "", ""
+    for part in parts:
+        text, matched = watcher.add(part)
+        whole, shown = whole + part, shown + text
+        if matched:
+            return
+        beginnings = {stop[:n] for stop in strings for n in range(1, len(stop))}
+        held = max((len(each) for each in beginnings if whole.endswith(each)), default=0)
+        assert shown == whole[: len(whole) - held]
+
+
+def test_a_long_stop_string_that_nearly_matches_all_the_time_is_found() -> None:
+    stop = "ab" * 500 + "c"
+    watcher = StopStrings([stop, "a" * 1024])
+    shown = ""
+    for _ in range(3000):
+        text, matched = watcher.add("ab")
+        assert matched is None
+        shown += text
+    assert shown == "ab" * 2500
+    assert watcher.add("c!") == ("", stop)

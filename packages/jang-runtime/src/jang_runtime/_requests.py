@@ -12,6 +12,7 @@ from jang_runtime._errors import InvalidRequestError
 
 DEFAULT_MAX_TOKENS: Final = 512
 MAX_STOP_STRINGS: Final = 16
+MAX_STOP_STRING_CHARACTERS: Final = 1024
 MAX_STOP_TOKENS: Final = 64
 # Of a time that threads can wait.
 MAX_TIME_LIMIT_SECONDS: Final = 1e6
@@ -95,7 +96,8 @@ class Stopping:
 
     Attributes:
         max_tokens: The most tokens to generate; None means 512, or what the context leaves.
-        stop_strings: Texts that end the generation and are cut off.
+        stop_strings: Texts that end the generation and are cut off; at most 16, each of 1 to 1024
+            characters.
         stop_token_ids: Tokens that end the generation and are left out.
         ignore_eos: Whether to go on past the model's end-of-text tokens.
         time_limit_seconds: After so long since the request's arrival the generation ends with
@@ -331,6 +333,8 @@ def _check_stopping(stopping: Stopping, vocabulary_size: int, context_length: in
     check_at_most("stopping.stop_strings", len(strings), "strings", MAX_STOP_STRINGS)
     if "" in strings:
         raise InvalidRequestError("stopping.stop_strings", "an empty string", "none empty")
+    longest = max(map(len, strings), default=0)
+    check_at_most("stopping.stop_strings", longest, "characters in one", MAX_STOP_STRING_CHARACTERS)
     check_at_most("stopping.stop_token_ids", len(ids), "tokens", MAX_STOP_TOKENS)
     check_token_ids("stopping.stop_token_ids", ids, vocabulary_size)
     limit = stopping.time_limit_seconds

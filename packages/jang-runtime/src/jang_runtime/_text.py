@@ -53,6 +53,10 @@ class StopStrings:
 
     strings: Sequence[str]
     _held: str = ""
+    _followed: list["_Followed"] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._followed = [_Followed(stop) for stop in self.strings]
 
     def add(self, text: str) -> tuple[str, str | None]:
         """The text that can be shown now, and the stop string that matched, if one did.
@@ -65,7 +69,7 @@ class StopStrings:
         if found:
             position, stop = min(found)
             return self._held[:position], stop
-        keep = max((_overlap(self._held, stop) for stop in self.strings), default=0)
+        keep = max((followed.add(text) for followed in self._followed), default=0)
         shown = self._held[: len(self._held) - keep]
         self._held = self._held[len(shown) :]
         return shown, None
@@ -76,7 +80,27 @@ class StopStrings:
         return held
 
 
-def _overlap(text: str, stop: str) -> int:
-    """Length of the longest end of `text` that is a beginning of `stop`."""
-    longest = min(len(text), len(stop) - 1)
-    return next((n for n in range(longest, 0, -1) if text.endswith(stop[:n])), 0)
+class _Followed:
+    """How much of one stop string the text so far ends with, by Knuth, Morris and Pratt.
+
+    Each character is looked at about twice, however long the string and what is held back are.
+    """
+
+    def __init__(self, stop: str) -> None:
+        self._stop = stop
+        # Of the first n + 1 characters: how many of their beginning are their end too.
+        self._shorter = [0]
+        for char in stop[1:]:
+            self._shorter.append(self._longer(self._shorter[-1], char))
+        self._length = 0
+
+    def add(self, text: str) -> int:
+        """Length of the longest end of all text, which has no whole one, that could begin it."""
+        for char in text:
+            self._length = self._longer(self._length, char)
+        return self._length
+
+    def _longer(self, length: int, char: str) -> int:
+        while length and self._stop[length] != char:
+            length = self._shorter[length - 1]
+        return length + (self._stop[length] == char)

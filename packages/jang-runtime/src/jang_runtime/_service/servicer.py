@@ -24,6 +24,7 @@ from jang_runtime._events import (
 from jang_runtime._memory import resident
 from jang_runtime._options import EngineOptions
 from jang_runtime._requests import (
+    MAX_STOP_STRING_CHARACTERS,
     MAX_STOP_STRINGS,
     MAX_TOP_LOGPROBS,
     ChatPrompt,
@@ -246,6 +247,7 @@ class RuntimeServicer(runtime_pb2_grpc.RuntimeServiceServicer):
                 max_queued=self._options.max_queued,
                 max_active=self._engine_options.max_active,
                 cache_bytes=statistics.cache_bytes,
+                max_stop_string_characters=MAX_STOP_STRING_CHARACTERS,
             ),
             load=pb.Load(
                 queued=self._admission.queued,

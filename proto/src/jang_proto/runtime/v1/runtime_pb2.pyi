@@ -567,8 +567,8 @@ class Stopping(_message.Message):
     """
     @_builtins.property
     def stop_strings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Texts that end the generation and are cut off the answer; none may be empty.
-        Default: none. At most 16.
+        """Texts that end the generation and are cut off the answer. Default: none. At most 16, each of
+        1 to 1024 characters.
         """
 
     @_builtins.property
@@ -1409,6 +1409,7 @@ class Limits(_message.Message):
     MAX_QUEUED_FIELD_NUMBER: _builtins.int
     MAX_ACTIVE_FIELD_NUMBER: _builtins.int
     CACHE_BYTES_FIELD_NUMBER: _builtins.int
+    MAX_STOP_STRING_CHARACTERS_FIELD_NUMBER: _builtins.int
     max_prompt_tokens: _builtins.int
     """Tokens of a prompt, context or text."""
     max_tokens: _builtins.int
@@ -1425,6 +1426,8 @@ class Limits(_message.Message):
     """Requests under way at once."""
     cache_bytes: _builtins.int
     """Bytes for the keys and values of all requests under way."""
+    max_stop_string_characters: _builtins.int
+    """Characters of a stop string."""
     def __init__(
         self,
         *,
@@ -1436,10 +1439,11 @@ class Limits(_message.Message):
         max_queued: _builtins.int = ...,
         max_active: _builtins.int = ...,
         cache_bytes: _builtins.int = ...,
+        max_stop_string_characters: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache_bytes", b"cache_bytes", "max_active", b"max_active", "max_message_bytes", b"max_message_bytes", "max_prompt_tokens", b"max_prompt_tokens", "max_queued", b"max_queued", "max_stop_strings", b"max_stop_strings", "max_tokens", b"max_tokens", "max_top_logprobs", b"max_top_logprobs"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache_bytes", b"cache_bytes", "max_active", b"max_active", "max_message_bytes", b"max_message_bytes", "max_prompt_tokens", b"max_prompt_tokens", "max_queued", b"max_queued", "max_stop_string_characters", b"max_stop_string_characters", "max_stop_strings", b"max_stop_strings", "max_tokens", b"max_tokens", "max_top_logprobs", b"max_top_logprobs"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
