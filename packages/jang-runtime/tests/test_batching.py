@@ -304,8 +304,6 @@ def test_a_request_that_fails_even_alone_fails_and_the_next_is_served(
     assert together(engine, MIXED[:2]) == alone[:2]
 
 
-# The thread is made to die; that it says so is as it should be.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_when_the_engines_thread_dies_every_request_is_told_and_the_engine_says_so(
     tiny_model: Path,
 ) -> None:

@@ -171,9 +171,9 @@ def test_closing_ends_running_and_waiting_requests_and_refuses_new_ones(tiny_mod
     engine.close()
 
 
-# The thread is made to die; that it says so is as it should be.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_the_death_of_the_engines_thread_is_told_to_all_that_wait(tiny_model: Path) -> None:
+def test_the_death_of_the_engines_thread_is_told_to_all_that_wait_and_to_the_log(
+    tiny_model: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     engine = Engine(tiny_model)
     begun, go_on = threading.Event(), threading.Event()
     waiting: SimpleQueue[Event] = SimpleQueue()
@@ -181,7 +181,7 @@ def test_the_death_of_the_engines_thread_is_told_to_all_that_wait(tiny_model: Pa
     def deadly(event: Event) -> None:
         begun.set()
         go_on.wait(60)
-        raise SystemExit
+        raise KeyboardInterrupt("of the listener")
 
     engine.submit(GenerationRequest(TextPrompt("x")), deadly)
     begun.wait(60)
@@ -191,6 +191,10 @@ def test_the_death_of_the_engines_thread_is_told_to_all_that_wait(tiny_model: Pa
     with pytest.raises(EngineStoppedError):
         engine.submit(GenerationRequest(TextPrompt("x")), waiting.put)
     engine.close()
+    [record] = [one for one in caplog.records if one.message == "fault"]
+    assert (record.name, record.levelname) == ("jang_runtime", "ERROR")
+    assert record.exc_info
+    assert str(record.exc_info[1]) == "of the listener"
 
 
 def last_of(events: SimpleQueue[Event]) -> object:

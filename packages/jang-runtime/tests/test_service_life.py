@@ -131,7 +131,6 @@ def test_watchers_of_health_see_loading_serving_and_the_engines_death(
         step(self, outside)
 
     monkeypatch.setattr(Scheduler, "step", mortal)
-    monkeypatch.setattr(threading, "excepthook", lambda args: None)
 
     def live(ends: list[BaseException]) -> None:
         try:

@@ -28,6 +28,7 @@ from jang_runtime._ranks.steps import tell
 from jang_runtime._requests import GenerationRequest, Request
 from jang_runtime._sampling import seeded
 from jang_runtime._scheduler import Scheduler
+from jang_runtime._service.logs import log_event
 from jang_runtime._statistics import EngineStatistics
 from jang_runtime._tickets import Listener, Ticket
 
@@ -227,6 +228,9 @@ class Engine:
         except EngineStoppedError as its_error:
             _log.error("%s", its_error)
             self._loss = error = its_error
+        # The thread ends here, whatever it was; whoever asks for something is told that it has.
+        except BaseException as its_error:  # noqa: BLE001
+            log_event(_log, "fault", {"thread": "jang-engine"}, logging.ERROR, its_error)
         finally:
             self._end(scheduler, error)
             # Without this a thread that used MLX can abort the process at exit.
