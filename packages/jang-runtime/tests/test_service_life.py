@@ -3,6 +3,7 @@
 import asyncio
 import json
 import signal
+import socket
 import ssl
 import subprocess
 import sys
@@ -67,6 +68,12 @@ def run(server: Server, coroutine: Any) -> Any:
     return asyncio.run_coroutine_threadsafe(coroutine, server.loop)  # type: ignore[attr-defined]
 
 
+def free_address() -> str:
+    """An address that nobody has, for a server that does not tell which one it took."""
+    with socket.create_server(("127.0.0.1", 0)) as found:
+        return f"127.0.0.1:{found.getsockname()[1]}"
+
+
 def health_of(channel: grpc.Channel) -> int:
     stub = health_pb2_grpc.HealthStub(channel)
     return stub.Check(health_pb2.HealthCheckRequest()).status
@@ -113,7 +120,7 @@ def test_watchers_of_health_see_loading_serving_and_the_engines_death(
 ) -> None:
     """The whole life in one process: `serve` as the command runs it."""
     monkeypatch.setattr("jang_runtime._service.lifecycle._AFTERLIFE_SECONDS", 0.5)
-    may_load, address, seen = threading.Event(), "127.0.0.1:51943", []
+    may_load, address, seen = threading.Event(), free_address(), []
     engines: list[Engine] = []
 
     class SlowEngine(Engine):
@@ -256,7 +263,8 @@ def test_a_process_with_certificates_tokens_and_metrics_serves_those_who_have_bo
     tokens.write_text(f"anna {token}\n")
     tokens.chmod(0o600)
     options = ["--tls-cert", str(tmp_path / "cert.pem"), "--tls-key", str(tmp_path / "key.pem")]
-    options += ["--auth-tokens", str(tokens), "--metrics", "127.0.0.1:51944"]
+    metrics = free_address()
+    options += ["--auth-tokens", str(tokens), "--metrics", metrics]
     options += ["--log-format", "json", "--max-tokens", "20", "--threads", "1"]
     roots = authority.cert_pem.bytes()
     with process(tiny_model, *options) as (server, address):
@@ -270,7 +278,7 @@ def test_a_process_with_certificates_tokens_and_metrics_serves_those_who_have_bo
             plain.generate("x")
         assert caught.value.code == "UNAVAILABLE"
         scrape = urllib.request.Request(
-            "https://127.0.0.1:51944/metrics", headers={"Authorization": f"Bearer {token}"}
+            f"https://{metrics}/metrics", headers={"Authorization": f"Bearer {token}"}
         )
         trusting = ssl.create_default_context(cadata=roots.decode())
         with urllib.request.urlopen(scrape, context=trusting) as page:
@@ -318,15 +326,16 @@ def test_options_that_cannot_be_end_with_one_line_before_the_model_is_loaded(
 
 
 def test_a_signal_while_the_model_is_loaded_ends_the_process(tiny_model: Path) -> None:
+    address = free_address()
     # The model is loaded within the sleep.
     program = (
         "import sys, time, jang_runtime._service.lifecycle as lifecycle; "
         "lifecycle.Engine = lambda *a, **k: time.sleep(60); "
         "from jang_runtime.cli import app; "
-        f"app(['serve', {str(tiny_model)!r}, '--listen', '127.0.0.1:51945'])"
+        f"app(['serve', {str(tiny_model)!r}, '--listen', {address!r}])"
     )
     with subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE) as server:
-        with grpc.insecure_channel("127.0.0.1:51945") as channel:
+        with grpc.insecure_channel(address) as channel:
             grpc.channel_ready_future(channel).result(30)
         server.terminate()
         assert server.wait(10) == 0
