@@ -229,25 +229,6 @@ def test_a_list_of_ones_own_is_asked_instead_and_its_digest_is_kept(
 
 
 @pytest.mark.parametrize(
-    ("before", "after", "said"),
-    [
-        ("[[questions]]", "[[questions]", "line 2"),
-        ("[[questions]]", "[[question]]", "questions: found nothing, expected a list"),
-        ('text = "What is 2+2?"\n', "", "questions[0].text: found nothing, expected Unicode text"),
-        ("[4]", "[4", "questions[0].ideas[0].pattern: found '[4', expected a regular expression"),
-        ("enough = 2", "enough = 3", "questions[0].enough: found 3, expected 1 to 2"),
-        ("\n[[", '\nplain_prompt = "?"\n[[', "plain_prompt: found '?', expected a text with"),
-    ],
-)
-def test_a_list_that_is_none_is_one_line_with_the_field(
-    tmp_path: Path, before: str, after: str, said: str
-) -> None:
-    file = tmp_path / "mine.toml"
-    file.write_text(COLOUR.replace(before, after))
-    assert_is_user_error(qa("--target", "localhost:1", "--questions", str(file)), str(file), said)
-
-
-@pytest.mark.parametrize(
     ("garbage", "mode"),
     [
         (lambda question: "", "empty"),
