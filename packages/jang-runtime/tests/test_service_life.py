@@ -68,12 +68,6 @@ def run(server: Server, coroutine: Any) -> Any:
     return asyncio.run_coroutine_threadsafe(coroutine, server.loop)  # type: ignore[attr-defined]
 
 
-def free_address() -> str:
-    """An address that nobody has, for a server that does not tell which one it took."""
-    with socket.create_server(("127.0.0.1", 0)) as found:
-        return f"127.0.0.1:{found.getsockname()[1]}"
-
-
 def health_of(channel: grpc.Channel) -> int:
     stub = health_pb2_grpc.HealthStub(channel)
     return stub.Check(health_pb2.HealthCheckRequest()).status
@@ -116,11 +110,11 @@ def test_what_is_left_when_the_drain_time_is_over_is_ended(
 
 
 def test_watchers_of_health_see_loading_serving_and_the_engines_death(
-    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The whole life in one process: `serve` as the command runs it."""
     monkeypatch.setattr("jang_runtime._service.lifecycle._AFTERLIFE_SECONDS", 0.5)
-    may_load, address, seen = threading.Event(), free_address(), []
+    may_load, address, seen = threading.Event(), f"unix:{tmp_path / 'jang.sock'}", []
     engines: list[Engine] = []
 
     class SlowEngine(Engine):
@@ -263,7 +257,8 @@ def test_a_process_with_certificates_tokens_and_metrics_serves_those_who_have_bo
     tokens.write_text(f"anna {token}\n")
     tokens.chmod(0o600)
     options = ["--tls-cert", str(tmp_path / "cert.pem"), "--tls-key", str(tmp_path / "key.pem")]
-    metrics = free_address()
+    with socket.create_server(("127.0.0.1", 0)) as found:
+        metrics = f"127.0.0.1:{found.getsockname()[1]}"
     options += ["--auth-tokens", str(tokens), "--metrics", metrics]
     options += ["--log-format", "json", "--max-tokens", "20", "--threads", "1"]
     roots = authority.cert_pem.bytes()
@@ -325,8 +320,10 @@ def test_options_that_cannot_be_end_with_one_line_before_the_model_is_loaded(
     assert words in errors[0]
 
 
-def test_a_signal_while_the_model_is_loaded_ends_the_process(tiny_model: Path) -> None:
-    address = free_address()
+def test_a_signal_while_the_model_is_loaded_ends_the_process(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    address = f"unix:{tmp_path / 'jang.sock'}"
     # The model is loaded within the sleep.
     program = (
         "import sys, time, jang_runtime._service.lifecycle as lifecycle; "
