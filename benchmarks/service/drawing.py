@@ -47,6 +47,8 @@ _WEIGHTS: Final = {
     "GetServerInfo": 3,
 }
 _GENERATIONS: Final = ("GenerateStream", "Generate")
+# They tell what the server knows, and need no place in its queue.
+_PLACELESS: Final = ("GetModelInfo", "GetServerInfo")
 _LETTERS: Final = "abcdefghijklmnopqrstuvwxyz ,.éß日"
 _FEW: Final = 10
 
@@ -138,8 +140,7 @@ def _sound(
     metadata = (("x-request-id", name),)
     if method not in _GENERATIONS:
         allowed = {"OK COMPLETE" if method == "Logits" else "OK"}
-        # The others wait for no place in the engine.
-        allowed |= {QUEUE_FULL} if method in OUTCOMES_OF_ABORT else set()
+        allowed |= {QUEUE_FULL} if method not in _PLACELESS else set()
         message = _measuring(chance, method)
         return Plan(name, "plain", method, message, metadata, frozenset(allowed))
     twin = chance.randrange(len(known)) if chance.random() < _TWIN_SHARE else None
