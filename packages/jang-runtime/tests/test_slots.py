@@ -149,7 +149,7 @@ def test_a_call_that_ends_while_it_generates_frees_its_place_within_a_step(
     [
         (
             GenerationRequest(PROMPT, stopping=Stopping(stop_token_ids=tuple(range(65)))),
-            "stopping.stop_token_ids: found 65, expected at most 64",
+            "stopping.stop_token_ids: found 65 tokens, expected at most 64",
         ),
         (
             GenerationRequest(PROMPT, sampling=Sampling(logit_bias=dict.fromkeys(range(1025), 1))),

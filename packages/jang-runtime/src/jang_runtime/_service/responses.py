@@ -19,7 +19,7 @@ from jang_runtime._model import ModelInfo
 # Of logits and of log-probabilities; a client's limit is 4 MiB unless it sets another.
 _CHUNK_BYTES: Final = 2**20
 # The most that a token with its log-probability takes in a message.
-_LOGPROB_BYTES: Final = 16
+_LOGPROB_BYTES: Final = 24
 _FINISH_REASONS: Final = {
     reason: pb.FinishReason.Value(f"FINISH_REASON_{reason.value}") for reason in FinishReason
 }

@@ -33,6 +33,8 @@ _log = logging.getLogger("jang_runtime")
 
 # For calls to be told of their end after the requests behind them were cancelled.
 _LAST_WORDS_SECONDS: Final = 2.0
+# For watchers of health to read that this was the last word; nobody waits where there are none.
+_GOODBYE_SECONDS: Final = 0.5
 # Of one connection: probes, questions about the server, calls that are about to be refused.
 _STREAMS_WITHOUT_PLACES: Final = 100
 
@@ -131,9 +133,9 @@ class Server:
         await self._admission.wait_until_empty(_LAST_WORDS_SECONDS)
 
     async def stop(self) -> None:
-        """Close connections and ports; calls under way are cancelled."""
+        """Close connections and ports; calls that do not end by themselves are cancelled."""
         self._health.end()
-        await self._grpc.stop(0)
+        await self._grpc.stop(_GOODBYE_SECONDS)
         await asyncio.to_thread(self._open.close)
         if self._texts is not None:
             self._texts.close()
