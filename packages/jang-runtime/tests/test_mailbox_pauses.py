@@ -73,3 +73,21 @@ def test_a_reader_that_is_too_slow_is_told_during_a_pause_too() -> None:
             await asyncio.wait_for(mailbox.get(), 60)
 
     asyncio.run(read())
+
+
+def test_what_is_announced_twice_comes_once() -> None:
+    async def read() -> None:
+        mailbox = Mailbox(limit=10_000, pause=HOUR)
+        mailbox.put(delta(65))
+        await mailbox.get()
+        mailbox.put(delta(66))
+        mailbox.put(END)
+        # The pause ends before the loop has looked at what was announced.
+        mailbox._end_pause()
+        assert [await mailbox.get(), await mailbox.get()] == [delta(66), END]
+        following = asyncio.ensure_future(mailbox.get())
+        await turns_of_the_loop()
+        assert not following.done()
+        following.cancel()
+
+    asyncio.run(read())

@@ -79,22 +79,32 @@ class Mailbox:
         Raises:
             SlowReaderError: If it was read too slowly.
         """
-        await self._arrived.wait()
-        with self._lock:
-            if self._has_overflowed:
-                raise SlowReaderError(
-                    f"results: found more than {self._limit} bytes that were not read, "
-                    "expected a reader that keeps up"
-                )
-            event = self._next()
-            if not self._events:
+        while True:
+            await self._arrived.wait()
+            with self._lock:
+                if self._has_overflowed:
+                    raise SlowReaderError(
+                        f"results: found more than {self._limit} bytes that were not read, "
+                        "expected a reader that keeps up"
+                    )
+                if self._events:
+                    event = self._taken()
+                    break
+                # It was announced twice: by whoever put it, and at the end of a pause.
                 self._arrived.clear()
                 self._is_announced = False
-                self._is_paused = self._pause > 0 and isinstance(event, Delta)
-                if self._is_paused:
-                    self._loop.call_later(self._pause, self._end_pause)
         if isinstance(event, _LARGE):
             self._wake()
+        return event
+
+    def _taken(self) -> Event:
+        event = self._next()
+        if not self._events:
+            self._arrived.clear()
+            self._is_announced = False
+            self._is_paused = self._pause > 0 and isinstance(event, Delta)
+            if self._is_paused:
+                self._loop.call_later(self._pause, self._end_pause)
         return event
 
     def _end_pause(self) -> None:
