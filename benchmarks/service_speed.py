@@ -25,11 +25,11 @@ from service.float32_model import float32_model
 from service.processes import free_port, http_server, our_server
 from service.speed_page import Conduct, page
 from service.speed_programs import Take, Work, engine_in_process, fewer, over_grpc, over_http
+from service.watching import Speeds
 from speed.page import ROOT, current_commit
 
 from jang_format.terminal import count_progress
 from jang_runtime import Client
-from jang_runtime._bench_task import StepTimes
 
 RESULT: Final = ROOT / "docs" / "results" / "service-speed.md"
 STREAMS: Final = 16
@@ -71,9 +71,9 @@ def rounds(
     programs: Mapping[str, Take],
     works: Sequence[Work],
     show: Callable[[int, int, str], None],
-) -> dict[str, list[StepTimes]]:
+) -> dict[str, list[Speeds]]:
     """Give each work to all programs, the order turned around every time."""
-    taken: dict[str, list[StepTimes]] = {name: [] for name in programs}
+    taken: dict[str, list[Speeds]] = {name: [] for name in programs}
     for number, work in enumerate(works):
         names = list(programs) if number % 2 == 0 else list(programs)[::-1]
         for name in names:
@@ -103,8 +103,8 @@ def measured(options: argparse.Namespace) -> Conduct:
             alone = rounds(ours, one[:-1], show)
         with count_progress(f"{STREAMS} streams") as show:
             together = rounds(ours, many[: max(1, options.rounds // 3)], show)
-        peer_alone: dict[str, list[StepTimes]] = {}
-        peer_together: dict[str, list[StepTimes]] = {}
+        peer_alone: dict[str, list[Speeds]] = {}
+        peer_together: dict[str, list[Speeds]] = {}
         if options.peer_rounds:
             port = free_port()
             copy = float32_model(model, work / f"{model.name}-float32")

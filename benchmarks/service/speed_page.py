@@ -8,11 +8,11 @@ from statistics import median, quantiles
 from typing import Any, Final
 
 from jang_runtime._bench_conditions import conditions
-from jang_runtime._bench_task import StepTimes
 from jang_runtime._native import cpu_kernels_description
+from service.watching import Speeds
 
 _PACKAGES: Final = ("grpcio", "protobuf")
-Taken = Mapping[str, Sequence[StepTimes]]
+Taken = Mapping[str, Sequence[Speeds]]
 
 
 @dataclass(frozen=True)
@@ -81,10 +81,11 @@ def page(conduct: Conduct, command: str, options: argparse.Namespace, commit: st
 
 _EXPLANATION: Final = """
 Each cell: the median, and the quartiles in parentheses. Speeds are those of whoever asked.
-Decoding: tokens from the first token of any stream to the last of all, the first of each not
-counted. All: every token, from the request on, the prompt's time included. Prompts are 16 random
-words, the same for all. The client runs on the same machine. Each program is one process all the
-time, idle while another is measured; the order is turned around in every round.
+Decoding: tokens that came while all streams were running, from the first token of the last one to
+the end of the first one. All: every token, from the request on, the prompts' time included.
+Prompts are 16 random words, the same for all. The client runs on the same machine. Each program is
+one process all the time, idle while another is measured; the order is turned around in every
+round.
 """
 
 
@@ -104,19 +105,10 @@ def _introduction(conduct: Conduct, options: argparse.Namespace, commit: str) ->
     )
 
 
-def _decoding(times: StepTimes) -> float:
-    return times.decoded / times.decode
-
-
-def _whole(times: StepTimes, streams: int) -> float:
-    return (times.decoded + streams) / (times.first + times.decode)
-
-
 def _rows(name: str, taken: Taken, first: str, second: str) -> Iterator[str]:
     """The two speeds of two programs, and what the second has of the first's."""
-    streams = 16 if name.startswith("16") else 1
-    decoding = {each: [_decoding(times) for times in taken[each]] for each in (first, second)}
-    whole = {each: [_whole(times, streams) for times in taken[each]] for each in (first, second)}
+    decoding = {each: [speeds.decoding for speeds in taken[each]] for each in (first, second)}
+    whole = {each: [speeds.whole for speeds in taken[each]] for each in (first, second)}
     for speed, rates in (("decoding", decoding), ("all", whole)):
         base, other = rates[first], rates[second]
         ratios = [after / before for before, after in zip(base, other, strict=True)]
@@ -129,16 +121,20 @@ def _spread(values: Sequence[float], digits: int) -> str:
     return f"{median(values):.{digits}f} ({low:.{digits}f}-{high:.{digits}f})"
 
 
-def _median(taken: Sequence[StepTimes]) -> float:
-    return median(_decoding(each) for each in taken)
-
-
 def _gain(conduct: Conduct) -> str:
-    gains = {
-        name: _median(conduct.together[name]) / _median(conduct.alone[name])
-        for name in conduct.alone
-    }
+    decoding = {name: _times_one(conduct, name, "decoding") for name in conduct.alone}
+    whole = {name: _times_one(conduct, name, "whole") for name in conduct.alone}
     return (
-        f"16 streams through gRPC decode {gains['gRPC']:.2f} times the tokens of one, by the "
-        f"engine in process {gains['engine']:.2f} times."
+        f"16 streams through gRPC decode {decoding['gRPC']:.2f} times the tokens of one, by the "
+        f"engine in process {decoding['engine']:.2f} times; with their prompts "
+        f"{whole['gRPC']:.2f} and {whole['engine']:.2f} times."
     )
+
+
+def _times_one(conduct: Conduct, name: str, speed: str) -> float:
+    """How many times as fast sixteen streams are as one."""
+    many, one = (
+        [getattr(each, speed) for each in taken[name]]
+        for taken in (conduct.together, conduct.alone)
+    )
+    return median(many) / median(one)

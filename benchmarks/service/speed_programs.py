@@ -1,11 +1,12 @@
 """What is measured: the engine in process, gRPC to our server, HTTP to mlx_lm.server.
 
-Each takes a step, some requests that begin together, and says what it took as its caller saw it.
+Each runs some requests that begin together and says how fast they were as their caller saw it.
 """
 
 import asyncio
 import http.client
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -19,10 +20,10 @@ from urllib.parse import urlsplit
 
 from jang_proto.runtime.v1 import runtime_pb2 as pb
 from jang_runtime import AsyncClient
-from jang_runtime._bench_task import Step, StepTimes
+from service.watching import Speeds, Stream, speeds
 
-Take = Callable[["Work"], StepTimes]
-_ENGINE_RUN: Final = Path(__file__).with_name("engine_run.py")
+Take = Callable[["Work"], Speeds]
+_BENCHMARKS: Final = Path(__file__).resolve().parent.parent
 
 
 @dataclass(frozen=True)
@@ -42,30 +43,23 @@ class Work:
     eos: tuple[int, ...]
 
 
-@dataclass
-class _Seen:
-    """When a caller saw what of one request."""
-
-    first: float = 0.0
-    last: float = 0.0
-    tokens: int = 0
-
-
 @contextmanager
 def engine_in_process(model: Path) -> Generator[Take]:
     """The engine without a service, in a process of its own that waits for steps."""
-    command = [sys.executable, str(_ENGINE_RUN), str(model)]
+    command = [sys.executable, "-m", "service.engine_run", str(model)]
+    where = os.environ | {"PYTHONPATH": str(_BENCHMARKS)}
     with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=where
     ) as process:
         given, printed = process.stdin, process.stdout
         assert given is not None
         assert printed is not None
 
-        def take(work: Work) -> StepTimes:
-            given.write(json.dumps(asdict(Step("", work.token_ids, work.max_tokens))) + "\n")
+        def take(work: Work) -> Speeds:
+            given.write(json.dumps(asdict(work)) + "\n")
             given.flush()
-            return StepTimes(**json.loads(printed.readline()))
+            seen = [Stream(**stream) for stream in json.loads(printed.readline())]
+            return speeds(seen, work.max_tokens)
 
         printed.readline()
         yield take
@@ -76,20 +70,19 @@ def engine_in_process(model: Path) -> Generator[Take]:
 def over_grpc(address: str) -> Generator[Take]:
     """Our asynchronous client."""
 
-    async def stream(client: AsyncClient, ids: Sequence[int], work: Work) -> _Seen:
-        seen = _Seen()
+    async def stream(client: AsyncClient, ids: Sequence[int], work: Work, begun: float) -> Stream:
+        seen = Stream()
         stopping = pb.Stopping(max_tokens=work.max_tokens, ignore_eos=True)
         async with aclosing(client.stream(list(ids), stopping=stopping)) as events:
             async for event in events:
-                if not seen.first and event.HasField("delta"):
-                    seen.first = time.monotonic()
-                if event.HasField("finished"):
-                    seen.last = time.monotonic()
-                    seen.tokens = event.finished.usage.completion_tokens
+                if event.delta.token_ids:
+                    seen.note(time.monotonic() - begun, len(event.delta.token_ids))
+        seen.end = time.monotonic() - begun
         return seen
 
-    async def all_streams(client: AsyncClient, work: Work) -> list[_Seen]:
-        return await asyncio.gather(*(stream(client, ids, work) for ids in work.token_ids))
+    async def all_streams(client: AsyncClient, work: Work) -> list[Stream]:
+        begun = time.monotonic()
+        return await asyncio.gather(*(stream(client, ids, work, begun) for ids in work.token_ids))
 
     with asyncio.Runner() as runner:
 
@@ -100,9 +93,8 @@ def over_grpc(address: str) -> Generator[Take]:
 
         client = runner.run(connect())
 
-        def take(work: Work) -> StepTimes:
-            begun = time.monotonic()
-            return _times(work, begun, runner.run(all_streams(client, work)))
+        def take(work: Work) -> Speeds:
+            return speeds(runner.run(all_streams(client, work)), work.max_tokens)
 
         yield take
         runner.run(client.close())
@@ -117,7 +109,7 @@ def over_http(url: str, model: str) -> Take:
     """
     host = urlsplit(url).netloc
 
-    def stream(text: str, work: Work, seen: _Seen) -> None:
+    def stream(text: str, work: Work, seen: Stream, begun: float) -> None:
         body = {
             "model": model,
             "prompt": text,
@@ -133,51 +125,32 @@ def over_http(url: str, model: str) -> Take:
         with connection.getresponse() as response:
             for line in response:
                 if line.startswith(b"data: {"):
-                    _note(json.loads(line[len(b"data: ") :]), seen)
+                    _note(json.loads(line[len(b"data: ") :]), seen, time.monotonic() - begun)
         connection.close()
+        seen.end = time.monotonic() - begun
 
-    def take(work: Work) -> StepTimes:
-        seen = [_Seen() for _ in work.texts]
+    def take(work: Work) -> Speeds:
+        seen = [Stream() for _ in work.texts]
+        begun = time.monotonic()
         threads = [
-            threading.Thread(target=stream, args=(text, work, each))
+            threading.Thread(target=stream, args=(text, work, each, begun))
             for text, each in zip(work.texts, seen, strict=True)
         ]
-        begun = time.monotonic()
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-        return _times(work, begun, seen)
+        return speeds(seen, work.max_tokens)
 
     return take
 
 
-def _note(chunk: dict[str, Any], seen: _Seen) -> None:
+def _note(chunk: dict[str, Any], seen: Stream, now: float) -> None:
+    """Take a chunk: of text, which is about a token, or of how many tokens it were."""
     if chunk["choices"]:
-        seen.last = time.monotonic()
-        seen.first = seen.first or seen.last
+        seen.note(now, 1)
     else:
-        seen.tokens = chunk["usage"]["completion_tokens"]
-
-
-def _times(work: Work, begun: float, seen: Sequence[_Seen]) -> StepTimes:
-    """What a step took.
-
-    Raises:
-        SystemExit: If a request generated another number of tokens than it had to.
-    """
-    if any(each.tokens != work.max_tokens for each in seen):
-        found = sorted({each.tokens for each in seen})
-        raise SystemExit(f"error: {found} tokens generated, expected {work.max_tokens} each")
-    first = min(each.first for each in seen)
-    last = max(each.last for each in seen)
-    return StepTimes(
-        name="",
-        prompt_tokens=sum(map(len, work.token_ids)),
-        first=first - begun,
-        decoded=sum(each.tokens - 1 for each in seen),
-        decode=last - first,
-    )
+        seen.tokens[-1] = chunk["usage"]["completion_tokens"]
 
 
 def fewer(work: Work, streams: int, max_tokens: int) -> Work:

@@ -23,7 +23,7 @@ async def turns_of_the_loop() -> None:
 
 def test_the_first_token_and_the_end_never_wait_and_bring_along_what_does() -> None:
     async def read() -> list[Event]:
-        mailbox = Mailbox(limit=10_000, pause=HOUR)
+        mailbox = Mailbox(limit=10_000, pause=lambda: HOUR)
         mailbox.put(delta(65))
         seen = [await mailbox.get()]
         following = asyncio.ensure_future(mailbox.get())
@@ -41,7 +41,7 @@ def test_the_first_token_and_the_end_never_wait_and_bring_along_what_does() -> N
 
 def test_a_token_that_waits_comes_when_the_pause_is_over() -> None:
     async def read() -> Event:
-        mailbox = Mailbox(limit=10_000, pause=0.01)
+        mailbox = Mailbox(limit=10_000, pause=lambda: 0.01)
         mailbox.put(delta(65))
         await mailbox.get()
         mailbox.put(delta(66))
@@ -52,7 +52,7 @@ def test_a_token_that_waits_comes_when_the_pause_is_over() -> None:
 
 def test_without_a_pause_every_token_comes_by_itself() -> None:
     async def read() -> list[Event]:
-        mailbox = Mailbox(limit=10_000, pause=0)
+        mailbox = Mailbox(limit=10_000, pause=lambda: 0)
         seen: list[Event] = []
         for token in (65, 66, 67):
             mailbox.put(delta(token))
@@ -64,7 +64,7 @@ def test_without_a_pause_every_token_comes_by_itself() -> None:
 
 def test_a_reader_that_is_too_slow_is_told_during_a_pause_too() -> None:
     async def read() -> None:
-        mailbox = Mailbox(limit=200, pause=HOUR)
+        mailbox = Mailbox(limit=200, pause=lambda: HOUR)
         mailbox.put(delta(65))
         await mailbox.get()
         for token in range(66, 80):
@@ -77,7 +77,7 @@ def test_a_reader_that_is_too_slow_is_told_during_a_pause_too() -> None:
 
 def test_what_is_announced_twice_comes_once() -> None:
     async def read() -> None:
-        mailbox = Mailbox(limit=10_000, pause=HOUR)
+        mailbox = Mailbox(limit=10_000, pause=lambda: HOUR)
         mailbox.put(delta(65))
         await mailbox.get()
         mailbox.put(delta(66))
@@ -91,3 +91,28 @@ def test_what_is_announced_twice_comes_once() -> None:
         following.cancel()
 
     asyncio.run(read())
+
+
+def test_pauses_of_streams_that_began_apart_end_together() -> None:
+    pause = 0.2
+
+    async def read() -> list[float]:
+        loop = asyncio.get_running_loop()
+        mailboxes = [Mailbox(limit=10_000, pause=lambda: pause) for _ in range(3)]
+        # Well inside of one pause's time.
+        await asyncio.sleep(pause - loop.time() % pause)
+        for mailbox in mailboxes:
+            await asyncio.sleep(pause / 20)
+            mailbox.put(delta(65))
+            await mailbox.get()
+            mailbox.put(delta(66))
+
+        async def end(mailbox: Mailbox) -> float:
+            await mailbox.get()
+            return loop.time()
+
+        return await asyncio.gather(*(end(mailbox) for mailbox in mailboxes))
+
+    ends = asyncio.run(read())
+    # Apart from one another they would end at intervals of a twentieth of a pause.
+    assert max(ends) - min(ends) < pause / 20

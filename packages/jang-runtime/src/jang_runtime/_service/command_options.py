@@ -88,7 +88,8 @@ DeltaSecondsOption = Annotated[
         "--delta-seconds",
         min=0,
         max=10,
-        help="Tokens that come so soon after a message wait for the next one; 0 sends each.",
+        help="Tokens that come so soon after a message wait for the next one, longer with more "
+        "than 4 streams; 0 sends each by itself.",
         rich_help_panel=_OPERATION,
     ),
 ]

@@ -15,21 +15,25 @@ _LOGPROB_BYTES: Final = 128
 _LARGE: Final = (Logits, PromptLogprobs)
 
 
+def _no_pause() -> float:
+    return 0.0
+
+
 class Mailbox:
     """A bounded buffer; made on the event loop of its reader.
 
-    Deltas that wait are handed out as one, and wait for `pause` seconds after another one: each
-    message wakes threads of server and client, which take the processor from the model. Their
-    reader is given up when more than `limit` bytes of them wait. Large results, which are logits
-    and log-probabilities of prompts, are not computed while some wait, if the engine asks
-    `has_room`.
+    Deltas that wait are handed out as one, and wait for a pause after another one: each message
+    wakes threads of server and client, which take the processor from the model. Their reader is
+    given up when more than `limit` bytes of them wait. Large results, which are logits and
+    log-probabilities of prompts, are not computed while some wait, if the engine asks `has_room`.
 
     Args:
         limit: Bytes of deltas.
-        pause: Seconds after a delta in which others wait; whatever else comes ends the pause.
+        pause: Says after a delta for how many seconds at most others wait; whatever else comes
+            ends the pause. Pauses of one length end together, so that one waking serves all.
     """
 
-    def __init__(self, limit: int, pause: float = 0.0) -> None:
+    def __init__(self, limit: int, pause: Callable[[], float] = _no_pause) -> None:
         self._limit = limit
         self._pause = pause
         self._is_paused = False
@@ -102,9 +106,11 @@ class Mailbox:
         if not self._events:
             self._arrived.clear()
             self._is_announced = False
-            self._is_paused = self._pause > 0 and isinstance(event, Delta)
+            pause = self._pause() if isinstance(event, Delta) else 0.0
+            self._is_paused = pause > 0
             if self._is_paused:
-                self._loop.call_later(self._pause, self._end_pause)
+                now = self._loop.time()
+                self._loop.call_at(now - now % pause + pause, self._end_pause)
         return event
 
     def _end_pause(self) -> None:

@@ -3,7 +3,8 @@
 import time
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any, Final, TypeVar
 
 from jang_runtime._engine import Engine
 from jang_runtime._errors import AbortedError, InvalidRequestError, JangRuntimeError
@@ -28,6 +29,11 @@ from jang_runtime._service.options import RequestLimits, ServiceOptions
 from jang_runtime._service.texts import Texts
 
 _Result = TypeVar("_Result")
+
+# More streams than these pause longer, so that all together send no more messages than they; at
+# most for so many times as long.
+_STREAMS_AT_PAUSE: Final = 4
+_MOST_PAUSES: Final = 5
 
 
 @dataclass(frozen=True)
@@ -60,7 +66,7 @@ async def run(served: Served, request: Request) -> AsyncGenerator[Event]:
             yield _never_begun(call, entry)
             return
         _check_tokens(tokens, served.limits)
-        mailbox = Mailbox(served.options.max_unread_bytes, served.options.delta_seconds)
+        mailbox = Mailbox(served.options.max_unread_bytes, partial(_pause, served))
         ticket = served.engine.submit(tokens, mailbox.put, mailbox.has_room)
         mailbox.bind(ticket.cancel, ticket.wake)
         entry.bind(ticket.cancel)
@@ -98,6 +104,12 @@ async def run_with_texts(
     with served.admission.enter(call.caller, call.request_id) as entry:
         served.admission.begin(entry)
         return await entry.result(work(served.texts))
+
+
+def _pause(served: Served) -> float:
+    """Seconds at most that the tokens of a stream wait after a message: more with many streams."""
+    times = served.admission.active / _STREAMS_AT_PAUSE
+    return served.options.delta_seconds * min(max(times, 1), _MOST_PAUSES)
 
 
 def _check_asked(request: Request, served: Served) -> None:
