@@ -49,8 +49,8 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("model", type=Path, help="a converted directory")
     parser.add_argument("--work", type=Path, required=True, help="for copies and logs")
-    parser.add_argument("--rounds", type=int, default=30, help="of ours")
-    parser.add_argument("--tokens", type=int, default=96, help="of each stream of ours")
+    parser.add_argument("--rounds", type=int, default=90, help="of one stream; a sixth for 16")
+    parser.add_argument("--tokens", type=int, default=192, help="of each stream of ours")
     parser.add_argument("--peer-rounds", type=int, default=3, help="beside mlx_lm.server")
     parser.add_argument("--peer-tokens", type=int, default=24, help="of each stream there")
     parser.add_argument("--quick", action="store_true", help="no page is written")
@@ -102,7 +102,7 @@ def measured(options: argparse.Namespace) -> Conduct:
         with count_progress("one stream") as show:
             alone = rounds(ours, one[:-1], show)
         with count_progress(f"{STREAMS} streams") as show:
-            together = rounds(ours, many[: max(1, options.rounds // 3)], show)
+            together = rounds(ours, many[: max(1, options.rounds // 6)], show)
         peer_alone: dict[str, list[Speeds]] = {}
         peer_together: dict[str, list[Speeds]] = {}
         if options.peer_rounds:

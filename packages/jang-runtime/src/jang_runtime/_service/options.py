@@ -26,7 +26,7 @@ class ServiceOptions:
         max_unread_bytes: Of results that one caller has not read yet.
         delta_seconds: In which tokens that follow a message of a stream wait for the next one; the
             first token and the end never wait. With more than 4 streams it is a quarter of this
-            for each, up to 5 times this. 0 sends every token by itself.
+            for each, up to twice this. 0 sends every token by itself.
         drain_seconds: For requests under way to end when the server is to end.
     """
 
@@ -41,7 +41,7 @@ class ServiceOptions:
     max_tokens: int | None = None
     max_message_bytes: int = 16 * 2**20
     max_unread_bytes: int = 4 * 2**20
-    delta_seconds: float = 0.05
+    delta_seconds: float = 0.1
     drain_seconds: float = 30.0
 
 

@@ -33,7 +33,7 @@ _Result = TypeVar("_Result")
 # More streams than these pause longer, so that all together send no more messages than they; at
 # most for so many times as long.
 _STREAMS_AT_PAUSE: Final = 4
-_MOST_PAUSES: Final = 5
+_MOST_PAUSES: Final = 2
 
 
 @dataclass(frozen=True)
