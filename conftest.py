@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import socket
 import subprocess
 import sys
 import threading
@@ -109,6 +110,13 @@ def tiny_model(tiny_source: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """SmolLM2-135M-Instruct, converted with JANG_4M."""
     return convert_to("smollm2", tmp_path_factory.mktemp("smollm2") / "JANG_4M", "JANG_4M")
+
+
+@pytest.fixture
+def free_port() -> int:
+    """A port of loopback that nobody has at this moment."""
+    with socket.create_server(("127.0.0.1", 0)) as found:
+        return int(found.getsockname()[1])
 
 
 @pytest.fixture

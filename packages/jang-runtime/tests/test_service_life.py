@@ -3,7 +3,6 @@
 import asyncio
 import json
 import signal
-import socket
 import ssl
 import subprocess
 import sys
@@ -246,7 +245,7 @@ def test_sigterm_drains_a_process_and_a_second_one_ends_it_at_once(tiny_model: P
 
 
 def test_a_process_with_certificates_tokens_and_metrics_serves_those_who_have_both(
-    tiny_model: Path, tmp_path: Path
+    tiny_model: Path, tmp_path: Path, free_port: int
 ) -> None:
     authority = trustme.CA()
     pair = authority.issue_cert("localhost", "127.0.0.1")
@@ -257,8 +256,7 @@ def test_a_process_with_certificates_tokens_and_metrics_serves_those_who_have_bo
     tokens.write_text(f"anna {token}\n")
     tokens.chmod(0o600)
     options = ["--tls-cert", str(tmp_path / "cert.pem"), "--tls-key", str(tmp_path / "key.pem")]
-    with socket.create_server(("127.0.0.1", 0)) as found:
-        metrics = f"127.0.0.1:{found.getsockname()[1]}"
+    metrics = f"127.0.0.1:{free_port}"
     options += ["--auth-tokens", str(tokens), "--metrics", metrics]
     options += ["--log-format", "json", "--max-tokens", "20", "--threads", "1"]
     roots = authority.cert_pem.bytes()

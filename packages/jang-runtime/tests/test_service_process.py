@@ -4,7 +4,6 @@ import http.client
 import json
 import os
 import signal
-import socket
 import ssl
 import subprocess
 import sys
@@ -23,12 +22,6 @@ from jang_runtime import Client, ServerError
 OLD, NEW, SECRET = "an-old-token-of-mine", "a-new-token-of-mine", "words nobody may see"
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 def until(condition: Callable[[], bool]) -> None:
     end = time.monotonic() + 20
     while not condition():
@@ -42,7 +35,7 @@ def write_tokens(path: Path, token: str) -> None:
 
 
 def test_a_server_for_others_asks_for_tokens_counts_logs_and_tells_nothing(
-    tiny_model: Path, tmp_path: Path
+    tiny_model: Path, tmp_path: Path, free_port: int
 ) -> None:
     authority = trustme.CA()
     pair = authority.issue_cert("127.0.0.1")
@@ -50,7 +43,7 @@ def test_a_server_for_others_asks_for_tokens_counts_logs_and_tells_nothing(
     pair.cert_chain_pems[0].write_to_path(certificate)
     pair.private_key_pem.write_to_path(key)
     write_tokens(tokens, OLD)
-    metrics, log = free_port(), tmp_path / "log"
+    metrics, log = free_port, tmp_path / "log"
     command = [sys.executable, "-m", "jang_runtime.cli", "serve", str(tiny_model)]
     command += ["--listen", "127.0.0.1:0", "--tls-cert", str(certificate), "--tls-key", str(key)]
     command += ["--auth-tokens", str(tokens), "--metrics", f"127.0.0.1:{metrics}"]
