@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from jang_runtime._service.logs import LogFormat, configure_logging, log_event
+from jang_runtime._service.logs import LogFormat, log_event, logging_to
 
 # Quotes, an end of line and a terminal's escape: what somebody may try to put into the log.
 NASTY = 'a "b"=c\n2026-01-01T00:00:00.000Z info call code=OK\x1b[2J\u202e'
@@ -17,12 +17,19 @@ NASTY = 'a "b"=c\n2026-01-01T00:00:00.000Z info call code=OK\x1b[2J\u202e'
 def log(request: pytest.FixtureRequest) -> Iterator[io.StringIO]:
     form: LogFormat = request.param
     stream = io.StringIO()
-    root, ours = logging.getLogger(), logging.getLogger("jang_runtime")
-    level = ours.level
-    handler = configure_logging(form, stream)
-    yield stream
-    root.removeHandler(handler)
-    ours.setLevel(level)
+    with logging_to(form, stream):
+        yield stream
+
+
+def test_nothing_is_written_any_more_once_the_server_has_ended() -> None:
+    stream, ours = io.StringIO(), logging.getLogger("jang_runtime")
+    before = ours.level, list(logging.getLogger().handlers)
+    with logging_to("text", stream):
+        log_event(ours, "during", {})
+    log_event(ours, "afterwards", {}, logging.ERROR)
+    assert "during" in stream.getvalue()
+    assert "afterwards" not in stream.getvalue()
+    assert (ours.level, list(logging.getLogger().handlers)) == before
 
 
 @pytest.mark.parametrize("log", ["json"], indirect=True)

@@ -132,6 +132,9 @@ def test_callers_get_what_there_is(
     engine: Engine, clock: Clock, serving: Callable[..., AbstractContextManager[Server]]
 ) -> None:
     with serving(engine) as server, Client(server.address) as client:
+        # What the server asked first, which statistics know a moment after it was answered.
+        while not engine.statistics().finished:
+            time.sleep(0.01)
         before = engine.statistics().generated_tokens
         clock.strikes = lambda: engine.statistics().generated_tokens >= before + 7
         stopping = pb.Stopping(max_tokens=400, ignore_eos=True, time_limit_seconds=HOUR / 2)

@@ -67,7 +67,7 @@ from jang_runtime._service.command_options import (
 )
 from jang_runtime._service.lifecycle import InterruptedInThreadError
 from jang_runtime._service.lifecycle import serve as serve_engine
-from jang_runtime._service.logs import configure_logging
+from jang_runtime._service.logs import logging_to
 from jang_runtime._service.options import ServiceOptions
 from jang_runtime._service.transport import tls_files
 from jang_runtime.terminal import (
@@ -243,11 +243,10 @@ def serve(
     When the server answers, one line on stdout says so: `listening on HOST:PORT`, and what it
     serves. A signal lets requests under way end, a second one does not.
     """
-    with user_errors(JangRuntimeError):
+    with user_errors(JangRuntimeError), logging_to(log_format):
         refuse_missing(model)
         quiet_libraries()
         use_threads(threads)
-        configure_logging(log_format)
         options = ServiceOptions(
             listen=listen,
             allow_insecure=insecure,

@@ -3,7 +3,8 @@
 import json
 import logging
 import sys
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, Final, Literal, TextIO, TypeAlias
 
@@ -35,22 +36,26 @@ def log_event(
     logger.log(level, event, exc_info=error, extra={_FIELDS: known})
 
 
-def configure_logging(form: LogFormat, stream: TextIO | None = None) -> logging.Handler:
-    """Send the log lines of this process to a stream: ours, and warnings of libraries.
+@contextmanager
+def logging_to(form: LogFormat, stream: TextIO | None = None) -> Generator[None]:
+    """Send the log lines of this process to a stream for a while: ours, and warnings of libraries.
 
     Args:
         form: "text" for people, "json" for programs: one object in each line.
         stream: Where to; stderr if None.
-
-    Returns:
-        What was installed.
     """
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter())
     handler.addFilter(_is_of_interest)
-    logging.getLogger().addHandler(handler)
-    logging.getLogger("jang_runtime").setLevel(logging.INFO)
-    return handler
+    everybody, ours = logging.getLogger(), logging.getLogger("jang_runtime")
+    level = ours.level
+    everybody.addHandler(handler)
+    ours.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        everybody.removeHandler(handler)
+        ours.setLevel(level)
 
 
 def _is_of_interest(record: logging.LogRecord) -> bool:
