@@ -103,6 +103,9 @@ def compile_module(native: Path, folder: Path) -> Path:
         commands.append((source, [f"-I{native}", *levels.get(source.name, [])]))
     # As nanobind's own build does it.
     commands.append((nanobind / "src" / "nb_combined.cpp", ["-fno-strict-aliasing", "-w"]))
+    # The linker keeps the first of an inline function that several objects hold: it has to be one
+    # without special instructions.
+    commands.sort(key=lambda command: bool(levels.get(command[0].name)))
     objects = [folder / f"{source.stem}.o" for source, _ in commands]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         list(

@@ -4,6 +4,7 @@
 
 namespace jang {
 
-extern const Kernels kernels_portable = portable::table("portable");
+// constinit: code of this file may not run before the processor is known to have its instructions.
+extern constinit const Kernels kernels_portable = portable::table("portable");
 
 }  // namespace jang

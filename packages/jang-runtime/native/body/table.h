@@ -11,7 +11,7 @@
 
 namespace jang::JANG_ISA {
 
-inline Kernels table(const char* name) {
+constexpr Kernels table(const char* name) {
   return {
       .name = name,
       .rows_shape = rows_shape,
