@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from jang_format import read_json
+
 QUESTION = "What is 2+2?"
 
 
@@ -31,7 +33,7 @@ def test_the_first_run_converts_and_answers_and_the_second_finds_the_result(
     status, answer, log = jang_run(tmp_path, "smollm2", QUESTION, "--max-tokens", "24")
     assert status == 0, log
     assert "4" in answer
-    assert "the source is quantized already: GGUF Q4_1, Q8_0" in log
+    assert "the source is quantized already (GGUF Q4_1, Q8_0): what it lost stays lost" in log
     assert "converting" in log
     (converted,) = (tmp_path / "models").iterdir()
     assert converted.name.startswith("smollm2-JANG_4M-")
@@ -53,6 +55,20 @@ def test_without_a_prompt_it_chats(tmp_path: Path, tiny_source: Path) -> None:
     assert status == 0, log
     assert answers
     assert "JANG_2S" in next((tmp_path / "models").iterdir()).name
+
+
+def test_bits_are_a_budget_that_the_converted_model_keeps(
+    tmp_path: Path, tiny_source: Path
+) -> None:
+    status, answer, log = jang_run(
+        tmp_path, str(tiny_source), "hi", "--max-tokens", "3", "--bits", "5.5"
+    )
+    assert status == 0, log
+    assert answer
+    (converted,) = (tmp_path / "models").iterdir()
+    assert converted.name.startswith(f"{tiny_source.name}-5.5-bits-")
+    bits = read_json(converted / "jang_config.json")["quantization"]["bits_per_weight"]
+    assert 5.0 < bits <= 5.5
 
 
 def test_ctrl_c_while_converting_leaves_nothing_in_the_cache(tmp_path: Path) -> None:
@@ -81,6 +97,7 @@ def test_ctrl_c_while_converting_leaves_nothing_in_the_cache(tmp_path: Path) -> 
     [
         (["nonsense", "hi"], "error: SOURCE: found 'nonsense', expected a directory, a GGUF file"),
         (["smollm2", "hi", "--profile", "9X"], "error: profile: found '9X', expected one of JANG"),
+        (["smollm2", "hi", "-p", "4M", "--bits", "3"], "error: --profile, --bits, --size and"),
         (["smollm2", "hi", "--temperature", "-1"], "error: sampling.temperature: found -1.0"),
     ],
 )

@@ -19,7 +19,8 @@ from jang_quant._outcome import Conversion, ConvertedModule
 from jang_quant._plan import Origin, Plan, PlannedModule, PlannedParameter, make_plan
 from jang_quant._profiles import DEFAULT_PROFILE, Profile, find_profile, profiles
 from jang_quant._quantize import Recipe
-from jang_quant._request import Prepared, Request, prepare
+from jang_quant._report import plan_headline
+from jang_quant._request import Prepared, Request, check, prepare
 from jang_quant._sources.resolve import open_source
 from jang_quant._sources.source import Source, SourceTensor
 from jang_quant._version import __version__
@@ -44,10 +45,12 @@ __all__ = [
     "SourceError",
     "SourceTensor",
     "__version__",
+    "check",
     "convert",
     "find_profile",
     "make_plan",
     "open_source",
+    "plan_headline",
     "plan_source",
     "prepare",
     "profiles",

@@ -32,8 +32,8 @@ def cached_path(source: Source, plan: Plan) -> Path:
     modules = [(module.path, module.bits, module.group_size) for module in plan.modules]
     key = json.dumps([source.fingerprint, modules, quant_version])
     digest = hashlib.sha256(key.encode()).hexdigest()[:12]
-    readable = re.sub(r"[^\w.-]+", "-", source.name)
-    return cache_home() / "models" / f"{readable}-{plan.name}-{digest}"
+    readable = re.sub(r"[^\w.-]+", "-", f"{source.name}-{plan.name}")
+    return cache_home() / "models" / f"{readable}-{digest}"
 
 
 def remove_stale_partials() -> None:

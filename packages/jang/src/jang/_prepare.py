@@ -7,41 +7,35 @@ from rich.console import Console
 
 from jang._cache import cached_path, remove_stale_partials
 from jang_format import BLOCK_LAYOUT, JangFormatError, read_json
-from jang_quant import ConversionError, find_profile, open_source, plan_source
+from jang_quant import ConversionError, Request, check, open_source, plan_headline, prepare
 from jang_quant.progress import convert_with_progress
 
 _CONFIG: Final = "config.json"
 
 
-def prepare(model: str, profile: str) -> Path:
+def directory_of(model: str, request: Request) -> Path:
     """The directory of a model, converted now if the cache does not have it.
 
     A directory that is quantized already is taken as it is.
 
     Args:
         model: A directory, a GGUF file, a hub id, or "smollm2".
-        profile: Which bits each role gets.
+        request: Which bits its modules get.
 
     Raises:
-        JangQuantError: If the model cannot be converted.
+        JangQuantError: If the request contradicts itself, or the model cannot be converted.
     """
     path = Path(model).expanduser()
     if is_quantized(path):
         return path
-    wanted = find_profile(profile)
+    check(request)
     source = open_source(model)
-    plan = plan_source(source, wanted)
+    plan = prepare(source, request).plan
     out = cached_path(source, plan)
     if out.is_dir():
         return out
     remove_stale_partials()
-    console = Console(stderr=True)
-    console.print(
-        f"{source.name} as {plan.name}: {plan.parameters / 1e6:,.1f} M parameters, "
-        f"{plan.tensor_bytes / 1e6:,.1f} MB, {plan.bits_per_weight:.3f} bits per weight"
-    )
-    if source.quantization:
-        console.print(f"the source is quantized already: {source.quantization}")
+    Console(stderr=True).print(plan_headline(source, plan), soft_wrap=True, highlight=False)
     try:
         convert_with_progress(source, out, plan)
     except ConversionError:

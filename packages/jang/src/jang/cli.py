@@ -9,9 +9,9 @@ import jang_eval.cli
 import jang_format.cli
 import jang_quant.cli
 import jang_runtime.cli
-from jang._prepare import prepare
+from jang._prepare import directory_of
 from jang_format.terminal import user_errors
-from jang_quant import DEFAULT_PROFILE, JangQuantError
+from jang_quant import DEFAULT_PROFILE, JangQuantError, Request
 from jang_runtime import GenerationRequest, JangRuntimeError, Sampling, Stopping
 from jang_runtime.cli import open_engine
 from jang_runtime.terminal import chat, describe_speed, prompt_for, quiet_libraries, write_answer
@@ -39,8 +39,18 @@ def run(
         str | None, typer.Argument(help="The question; without one, a conversation begins.")
     ] = None,
     profile: Annotated[
-        str, typer.Option("--profile", "-p", help="Which bits each role gets.")
-    ] = DEFAULT_PROFILE,
+        str | None,
+        typer.Option(
+            "--profile",
+            "-p",
+            help="Which bits each role gets, or JANG_2K to JANG_6K.",
+            show_default=DEFAULT_PROFILE,
+        ),
+    ] = None,
+    bits: Annotated[
+        float | None,
+        typer.Option("--bits", "-b", help="Bits per weight in all, instead of a profile: 3.5."),
+    ] = None,
     max_tokens: Annotated[
         int | None,
         typer.Option("--max-tokens", help="Most tokens of an answer.  [default: 512]"),
@@ -60,7 +70,7 @@ def run(
     stopping = Stopping(max_tokens=max_tokens)
     with user_errors(JangQuantError, JangRuntimeError):
         quiet_libraries()
-        directory = prepare(model, profile)
+        directory = directory_of(model, Request(profile, bits))
         with open_engine(directory) as engine:
             if prompt is None:
                 chat(engine, sampling, stopping)
