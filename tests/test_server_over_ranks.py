@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -16,7 +17,17 @@ import mlx.core as mx
 import pytest
 
 from jang_proto.runtime.v1 import runtime_pb2 as pb
-from jang_runtime import Client, Engine, Server, ServerError
+from jang_runtime import (
+    Client,
+    Delta,
+    Engine,
+    GenerationRequest,
+    Server,
+    ServerError,
+    Stopping,
+    TextPrompt,
+)
+from jang_runtime.terminal import stream_events
 
 LAUNCHING = run_path(str(Path(__file__).with_name("launching.py")))
 converted, launch_command = LAUNCHING["converted"], LAUNCHING["launch_command"]
@@ -165,6 +176,35 @@ def test_ranks_end_when_rank_0_is_lost(tmp_path: Path) -> None:
         assert status == 1
         assert "the engine has stopped: rank 1 of 2 has lost another one" in text
         assert "Traceback" not in text
+
+
+def test_a_launched_server_gives_the_text_of_one_process(tmp_path: Path) -> None:
+    directory = converted("qwen3", tmp_path)
+    stopping = Stopping(max_tokens=24, ignore_eos=True)
+    with Engine(directory) as engine:
+        asked = GenerationRequest(TextPrompt("What is 2+2?"), stopping=stopping)
+        events = [event for event in stream_events(engine, asked) if isinstance(event, Delta)]
+    command = ["-m", "jang_runtime.cli", "serve", str(directory), "--listen", "127.0.0.1:0"]
+    with subprocess.Popen(
+        launch_command(sys.executable, *command),
+        env=os.environ | {"JANG_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        # The launcher leaves its processes behind when it is killed.
+        start_new_session=True,
+    ) as launcher:
+        try:
+            assert launcher.stdout is not None
+            line = launcher.stdout.readline()
+            assert line.startswith("listening on ")
+            with Client(line.split()[2], timeout=60) as client:
+                limits = pb.Stopping(max_tokens=24, ignore_eos=True)
+                answered = client.generate("What is 2+2?", stopping=limits)
+                assert client.server_info().ranks == 2
+        finally:
+            os.killpg(launcher.pid, signal.SIGKILL)
+    assert answered.text == "".join(event.text for event in events)
 
 
 def test_a_launched_server_that_cannot_split_its_model_says_so_once(tmp_path: Path) -> None:
