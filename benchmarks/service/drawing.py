@@ -27,7 +27,7 @@ DEADLINE_SHARE: Final = 0.15
 SLOW_SHARE: Final = 0.05
 SHARED_NAME_SHARE: Final = 0.02
 # Of the requests that are read by nobody for a while: long texts with many log-probabilities.
-STALLED_IN: Final = 1000
+STALLED_IN: Final = 250
 # Requests that are asked alone first, and how many of the others are one of them.
 _TWINS: Final = 24
 _TWIN_SHARE: Final = 0.25
