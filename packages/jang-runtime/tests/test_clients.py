@@ -29,6 +29,7 @@ from jang_runtime import (
     ServerError,
     SlowReaderError,
 )
+from jang_runtime._connections import ClientOptions, connection
 from jang_runtime.testing import FakeServer
 
 QUICK = RetryPolicy(tries=4, first_delay=0.01)
@@ -212,7 +213,7 @@ def test_an_error_says_what_a_program_needs_to_know(ask: Asker) -> None:
         error = caught.value
         assert str(error) == (
             f"{server.address}: RESOURCE_EXHAUSTED: "
-            "queue: found 8 requests waiting, expected fewer than 8"
+            "queue: found it full, expected at most 8 requests in it"
         )
         assert (error.code, error.reason) == ("RESOURCE_EXHAUSTED", "QUEUE_FULL")
         assert (error.retry_after, error.request_id, error.field) == (60.0, "mine-1", "")
@@ -353,6 +354,9 @@ def test_a_token_is_not_sent_in_the_clear_beyond_this_machine(ask: Asker) -> Non
     for target in ("localhost:1", "[::1]:1", "127.0.0.2:1", "dns:///localhost:1", "unix:/x"):
         Client(target, token=TOKEN).close()
     Client("example.com:443", token=TOKEN, tls=True).close()
+    # Tools that show variables of a failure show these.
+    options: ClientOptions = {"token": TOKEN}
+    assert TOKEN not in repr(connection("localhost:1", None, options))
     with pytest.raises(ClientOptionError, match="token: found one that cannot be sent"):
         Client("localhost:1", token="a\nb")
 

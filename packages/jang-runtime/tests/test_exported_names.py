@@ -30,6 +30,7 @@ NAMES = [
     "Finished",
     "GenerationError",
     "GenerationRequest",
+    "InterruptedInThreadError",
     "InvalidMetadataError",
     "InvalidRequestError",
     "JangRuntimeError",

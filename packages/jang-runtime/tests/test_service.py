@@ -312,6 +312,8 @@ def test_a_request_is_aborted_by_its_name_from_elsewhere(
                 ("sampling.top_k", pb.Sampling(top_k=385)),
                 ("sampling.min_p", pb.Sampling(min_p=1.5)),
                 ("sampling.logit_bias", pb.Sampling(logit_bias={384: 1})),
+                ("sampling.logit_bias", pb.Sampling(logit_bias={7: 10001})),
+                ("sampling.logit_bias", pb.Sampling(logit_bias={7: float("nan")})),
                 ("sampling.repetition_penalty", pb.Sampling(repetition_penalty=0)),
                 ("sampling.presence_penalty", pb.Sampling(presence_penalty=101)),
                 ("sampling.frequency_penalty", pb.Sampling(frequency_penalty=-101)),
@@ -326,6 +328,15 @@ def test_a_request_is_aborted_by_its_name_from_elsewhere(
                 ("stopping.stop_strings", pb.Stopping(stop_strings=[""])),
                 ("stopping.stop_strings", pb.Stopping(stop_strings=["a", "b" * 1025])),
                 ("stopping.stop_token_ids", pb.Stopping(stop_token_ids=[384])),
+                ("stopping.time_limit_seconds", pb.Stopping(time_limit_seconds=0)),
+                ("stopping.time_limit_seconds", pb.Stopping(time_limit_seconds=1000001)),
+            )
+        ],
+        *[
+            ("Generate", pb.GenerateRequest(prompt=text("x"), logprobs=logprobs), field)
+            for field, logprobs in (
+                ("logprobs.output", pb.Logprobs(output=21)),
+                ("logprobs.prompt", pb.Logprobs(prompt=21)),
             )
         ],
         (

@@ -55,6 +55,10 @@ def score(context: pb.Prompt, *continuations: pb.Continuation) -> pb.ScoreReques
     return pb.ScoreRequest(context=context, continuations=continuations)
 
 
+def chat_of(*roles: str) -> pb.Chat:
+    return pb.Chat(messages=[pb.ChatMessage(role=role, content="hi") for role in roles])
+
+
 def text(content: str) -> pb.Continuation:
     return pb.Continuation(text=content)
 
@@ -73,6 +77,16 @@ def text(content: str) -> pb.Continuation:
         (pb.GenerateRequest(prompt=NO_TURNS), f"prompt.chat.messages: found {NO_MESSAGES}"),
         (score(NO_TURNS, text("a")), f"context.chat.messages: found {NO_MESSAGES}"),
         (pb.ApplyChatTemplateRequest(), f"chat.messages: found {NO_MESSAGES}"),
+        *[
+            (asked, f"{field}.messages[1].role: found {count} characters, expected 1 to 64")
+            for count in (0, 65)
+            for turns in (chat_of("user", "r" * count),)
+            for asked, field in (
+                (pb.GenerateRequest(prompt=pb.Prompt(chat=turns)), "prompt.chat"),
+                (pb.TokenizeRequest(prompt=pb.Prompt(chat=turns)), "prompt.chat"),
+                (pb.ApplyChatTemplateRequest(chat=turns), "chat"),
+            )
+        ],
         (score(TEXT), "continuations: found 0, expected 1 to 1024"),
         (
             score(TEXT, text("a"), pb.Continuation()),

@@ -163,6 +163,9 @@ def test_watchers_of_health_see_loading_serving_and_the_engines_death(
             stub.Generate(pb.GenerateRequest(prompt=pb.Prompt(text="x")))
         assert caught.value.code() == grpc.StatusCode.UNAVAILABLE  # type: ignore[attr-defined]
         assert "loading" in caught.value.details()  # type: ignore[attr-defined]
+        with pytest.raises(ServerError) as loading:
+            client.generate("x")
+        assert (loading.value.reason, loading.value.retry_after) == ("LOADING", 2.0)
         may_load.set()
         client.wait_until_ready(20)
         streams = [client.stream("hello", stopping=ENDLESS) for _ in range(3)]

@@ -43,6 +43,8 @@ def test_every_line_of_json_is_one_object_whoever_wrote_it(log: io.StringIO) -> 
         raise ValueError(NASTY)
     except ValueError as error:
         log_event(ours, "fault", {}, logging.ERROR, error)
+    # Other controls than ASCII's, and marks of direction, too.
+    assert log.getvalue().isascii()
     first, second, third = (json.loads(line) for line in log.getvalue().splitlines())
     for line in (first, second, third):
         assert line.pop("time").endswith("Z")

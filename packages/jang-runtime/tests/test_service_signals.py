@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from jang_runtime import EngineOptions, ServiceOptions, serve
+from jang_runtime import EngineOptions, InterruptedInThreadError, ServiceOptions, serve
 from jang_runtime._scheduler import Scheduler
 from jang_runtime._service import lifecycle, server
 from jang_runtime._service.texts import Texts
@@ -80,7 +80,7 @@ def test_a_signal_while_the_model_is_warmed_up_ends_the_server_after_that_step(
         await asyncio.sleep(0.1)
         assert not life.done()
         gate.opened.set()
-        with pytest.raises(lifecycle.InterruptedInThreadError):
+        with pytest.raises(InterruptedInThreadError):
             await asyncio.wait_for(life, 20)
 
     asyncio.run(live())
@@ -101,7 +101,7 @@ def test_a_second_signal_does_not_wait_for_the_step(
         signals[0].set()
         await asyncio.sleep(0.1)
         signals[1].set()
-        with pytest.raises(lifecycle.InterruptedInThreadError, match="second signal"):
+        with pytest.raises(InterruptedInThreadError, match="second signal"):
             await asyncio.wait_for(life, 20)
         assert not gate.left.is_set()
 
@@ -124,7 +124,7 @@ def test_a_signal_while_the_tokenizer_is_loaded_ends_the_server(
         life = asyncio.ensure_future(serving(tiny_model))
         await gate.until_reached()
         signals[0].set()
-        with pytest.raises(lifecycle.InterruptedInThreadError, match="warmed up"):
+        with pytest.raises(InterruptedInThreadError, match="warmed up"):
             await asyncio.wait_for(life, 20)
 
     # Its end does not wait for the tokenizer either.

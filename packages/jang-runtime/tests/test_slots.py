@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import grpc
@@ -18,10 +19,13 @@ from jang_runtime import (
     Engine,
     EngineOptions,
     Event,
+    Failed,
     Finished,
     FinishReason,
     GenerationRequest,
     InvalidRequestError,
+    LogitsRequest,
+    Logprobs,
     Sampling,
     ScoreRequest,
     Server,
@@ -30,6 +34,7 @@ from jang_runtime import (
     Ticket,
     TokenPrompt,
 )
+from jang_runtime._requests import Request
 from jang_runtime._scheduler import Scheduler
 from jang_runtime.terminal import stream_events
 
@@ -176,3 +181,33 @@ def test_as_much_as_a_request_may_have_is_taken(engine: Engine) -> None:
     assert isinstance(list(stream_events(engine, generation))[-1], Finished)
     scores = list(stream_events(engine, ScoreRequest(PROMPT, ((50,),) * 1024)))
     assert len(scores) == 1 + 1024 + 1
+
+
+def test_those_whose_results_nobody_reads_take_no_place_from_others(tiny_model: Path) -> None:
+    decoding: list[int] = []
+    ended: SimpleQueue[Event] = SimpleQueue()
+    are_read = threading.Event()
+    with Engine(tiny_model, options=EngineOptions(max_active=2, prefix_cache_bytes=0)) as engine:
+
+        def listen(event: Event) -> None:
+            decoding.append(engine.statistics().decoding)
+            if isinstance(event, Finished | Failed):
+                ended.put(event)
+
+        stopping = Stopping(max_tokens=20, ignore_eos=True)
+        unread: list[Request] = [
+            LogitsRequest(PROMPT),
+            *[GenerationRequest(PROMPT, stopping=stopping, logprobs=Logprobs(prompt=1))] * 4,
+        ]
+        tickets = [engine.submit(each, listen, are_read.is_set) for each in unread]
+        for _ in range(3):
+            (*_, finished) = stream_events(engine, GenerationRequest(PROMPT, stopping=stopping))
+            assert isinstance(finished, Finished)
+            assert finished.completion_tokens == 20
+        # Once they are read they run, as many at once as there are places.
+        assert ended.empty()
+        are_read.set()
+        tickets[0].wake()
+        last = [ended.get(timeout=20) for _ in tickets]
+    assert all(isinstance(each, Finished) for each in last)
+    assert max(decoding) == 2

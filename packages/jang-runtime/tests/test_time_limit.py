@@ -1,11 +1,14 @@
 """A time limit ends a generation with what it has, wherever it is."""
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from queue import SimpleQueue
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -19,13 +22,14 @@ from jang_runtime import (
     Finished,
     FinishReason,
     GenerationRequest,
-    LogitsRequest,
+    Logprobs,
     Server,
     Started,
     Stopping,
     TokenPrompt,
     _outside,
 )
+from jang_runtime import _prompts as prompts
 from jang_runtime.terminal import stream_events
 from jang_runtime.testing import FakeServer
 
@@ -119,13 +123,42 @@ def test_in_the_queue_it_ends_while_others_go_on(engine: Engine, clock: Clock) -
 
 def test_an_engine_that_sleeps_wakes_up_for_it(engine: Engine) -> None:
     events: SimpleQueue[Event] = SimpleQueue()
-    # It has the only place, and nobody reads it: there is nothing to do.
-    ticket = engine.submit(LogitsRequest(PROMPT), lambda _: None, lambda: False)
-    engine.submit(limited(time_limit_seconds=0.2), events.put)
+    # Nobody reads it: there is nothing to do.
+    measured = replace(limited(time_limit_seconds=0.2), logprobs=Logprobs(prompt=1))
+    engine.submit(measured, events.put, lambda: False)
+    assert isinstance(events.get(timeout=20), Started)
     finished = events.get(timeout=20)
     assert isinstance(finished, Finished)
     assert finished.reason is FinishReason.DEADLINE
-    ticket.cancel()
+
+
+def test_it_counts_from_the_calls_arrival_while_its_text_waits_to_be_tokens_too(
+    engine: Engine,
+    serving: Callable[..., AbstractContextManager[Server]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tokenize, go_on = prompts.tokenize, threading.Event()
+
+    def gated(*arguments: Any) -> list[int]:
+        go_on.wait(20)
+        return tokenize(*arguments)
+
+    monkeypatch.setattr(prompts, "tokenize", gated)
+    stopping = pb.Stopping(max_tokens=2, time_limit_seconds=0.3)
+    with serving(engine) as server, Client(server.address) as client:
+        (event,) = client.stream("hello", stopping=stopping)
+        go_on.set()
+        assert event.finished.finish_reason == pb.FINISH_REASON_DEADLINE
+        assert event.finished.timings.queue_seconds >= 0.3
+        # Once it is tokens at last, nobody wants them any more.
+        assert client.generate("hello", stopping=pb.Stopping(max_tokens=2)).token_ids
+        arrived = time.monotonic() - 5
+        events: SimpleQueue[Event] = SimpleQueue()
+        engine.submit(limited(time_limit_seconds=4), events.put, arrived=arrived)
+        finished = events.get(timeout=20)
+        assert isinstance(finished, Finished)
+        assert finished.reason is FinishReason.DEADLINE
+        assert finished.timings.queue >= 5
 
 
 def test_callers_get_what_there_is(

@@ -2,7 +2,7 @@
 
 import ipaddress
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, TypeAlias, TypedDict
 
@@ -82,7 +82,8 @@ class Connection:
     timeout: float | None
     retries: RetryPolicy
     credentials: grpc.ChannelCredentials | None
-    metadata: tuple[tuple[str, str], ...]
+    # The token is in it.
+    metadata: tuple[tuple[str, str], ...] = field(repr=False)
     model: str | None
 
     def tries(self, options: CallOptions) -> Tries:

@@ -140,6 +140,7 @@ class Engine:
         request: Request,
         listener: Listener,
         has_room: Callable[[], bool] = lambda: True,
+        arrived: float | None = None,
     ) -> Ticket:
         """Queue a request; `listener` gets its events, the last one `Finished` or `Failed`.
 
@@ -148,6 +149,7 @@ class Engine:
             listener: Called in the engine's thread; it has to return at once.
             has_room: Whether the listener takes logits now, asked in the engine's thread; while
                 not, none are computed. When that changes the ticket's `wake` has to be called.
+            arrived: `time.monotonic()` since when it waits and its time runs; now if None.
 
         Raises:
             EngineStoppedError: If the engine has ended.
@@ -155,7 +157,8 @@ class Engine:
         if isinstance(request, GenerationRequest):
             # Other processes have to draw the same.
             request = replace(request, sampling=seeded(request.sampling))
-        ticket = Ticket(request, listener, has_room, self._wake)
+        arrived = time.monotonic() if arrived is None else arrived
+        ticket = Ticket(request, listener, has_room, self._wake, arrived)
         self._command(ticket)
         return ticket
 

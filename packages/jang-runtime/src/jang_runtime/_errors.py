@@ -2,6 +2,7 @@
 
 JangRuntimeError
 ├── ModelError              the directory is no model that can be run
+│   └── AnotherRankError        of several processes, another one says why
 ├── InvalidRequestError     a request asks for what cannot be done
 │   ├── InvalidMetadataError    the same of a key of a call's metadata
 │   ├── ModelNotFoundError      a model that is not served
@@ -15,6 +16,7 @@ JangRuntimeError
 ├── AbortedError            the request was stopped by its name
 ├── GenerationError         a request failed inside the engine, alone
 ├── EngineStoppedError      the engine has ended and takes no more requests
+├── InterruptedInThreadError    a signal ended the service inside MLX
 ├── ListenError             the server cannot listen where it was asked to
 ├── ServerError             a server answered a client of ours with an error, or not at all
 ├── ClientOptionError       a client of ours was given options that it cannot follow
@@ -28,6 +30,10 @@ class JangRuntimeError(Exception):
 
 class ModelError(JangRuntimeError):
     """The directory is no model that can be run."""
+
+
+class AnotherRankError(ModelError):
+    """What was to be done was not, for the reason that another rank gives."""
 
 
 class InvalidRequestError(JangRuntimeError):
@@ -75,12 +81,13 @@ class QueueFullError(JangRuntimeError):
     """Too many requests wait.
 
     Args:
-        limit: How many may.
+        limit: How many may be under way, those that wait included.
         retry_after: Seconds after which it is worth asking again.
+        things: What is counted.
     """
 
-    def __init__(self, limit: int, retry_after: float) -> None:
-        super().__init__(f"queue: found {limit} requests waiting, expected fewer than {limit}")
+    def __init__(self, limit: int, retry_after: float, things: str = "requests") -> None:
+        super().__init__(f"queue: found it full, expected at most {limit:,} {things} in it")
         self.retry_after = retry_after
 
 
@@ -128,6 +135,10 @@ class GenerationError(JangRuntimeError):
 
 class EngineStoppedError(JangRuntimeError):
     """The engine has ended and takes no more requests."""
+
+
+class InterruptedInThreadError(JangRuntimeError):
+    """A signal ended the service while a thread is somewhere in MLX, which nobody can stop."""
 
 
 class ListenError(JangRuntimeError):

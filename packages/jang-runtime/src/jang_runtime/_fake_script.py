@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from jang_proto.runtime.v1 import runtime_pb2 as pb
 from jang_runtime._errors import InvalidRequestError, NoChatTemplateError
 from jang_runtime._fake_model import chat_text, check_tokens, text_of, tokens_of
+from jang_runtime._requests import ChatMessage, ChatPrompt, check_chat
 
 
 @dataclass(frozen=True)
@@ -57,12 +58,12 @@ class Script:
         """A conversation as one text.
 
         Raises:
-            InvalidRequestError: If nothing is said in it, or the model takes none.
+            InvalidRequestError: If nothing or nobody is in it, or the model takes none.
         """
         if not self.model_info.has_chat_template:
             raise NoChatTemplateError(field)
-        if not chat.messages:
-            raise InvalidRequestError(f"{field}.messages", "no messages", "at least one")
+        turns = [ChatMessage(turn.role, turn.content) for turn in chat.messages]
+        check_chat(field, ChatPrompt(tuple(turns)))
         return chat_text(chat, add_generation_prompt)
 
 

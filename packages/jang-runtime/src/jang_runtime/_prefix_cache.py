@@ -2,7 +2,7 @@
 
 mlx-lm's LRUPromptCache is not used: in 0.32 a hit does not renew an entry, so it drops what came
 first and not what was used least; an entry that equals the prompt is handed out with no token left
-to go on from, even where nothing can be trim; and its search walks every stored continuation.
+to go on from, even where nothing can be trimmed; and its search walks every stored continuation.
 """
 
 from collections.abc import Sequence

@@ -11,6 +11,7 @@ from typing import Final, TypeAlias
 from jang_runtime._errors import InvalidRequestError
 
 DEFAULT_MAX_TOKENS: Final = 512
+MAX_ROLE_CHARACTERS: Final = 64
 MAX_STOP_STRINGS: Final = 16
 MAX_STOP_STRING_CHARACTERS: Final = 1024
 MAX_STOP_TOKENS: Final = 64
@@ -44,7 +45,7 @@ class TokenPrompt:
 
 @dataclass(frozen=True)
 class ChatMessage:
-    """One turn of a conversation; roles are those of the model's chat template."""
+    """One turn of a conversation; roles are those of the model's chat template, and short."""
 
     role: str
     content: str
@@ -219,10 +220,16 @@ def check_chat(field: str, chat: ChatPrompt) -> None:
     """Check the conversation that a field has.
 
     Raises:
-        InvalidRequestError: If nothing is said in it.
+        InvalidRequestError: If nothing is said in it, or nobody says it.
     """
     if not chat.messages:
         raise InvalidRequestError(f"{field}.messages", "no messages", "at least one")
+    for index, turn in enumerate(chat.messages):
+        if not 1 <= len(turn.role) <= MAX_ROLE_CHARACTERS:
+            found = f"{len(turn.role)} characters"
+            raise InvalidRequestError(
+                f"{field}.messages[{index}].role", found, f"1 to {MAX_ROLE_CHARACTERS}"
+            )
 
 
 def _check_count(name: str, count: int | None) -> None:
@@ -340,6 +347,14 @@ def _check_stopping(stopping: Stopping, vocabulary_size: int, context_length: in
     limit = stopping.time_limit_seconds
     if limit is not None and not is_time_limit(limit):
         raise InvalidRequestError("stopping.time_limit_seconds", limit, "above 0, up to 1e6")
+
+
+def time_limit(request: Request) -> float:
+    """Seconds that a request may take; infinite without a limit, and for what is refused as one."""
+    if not isinstance(request, GenerationRequest):
+        return float("inf")
+    limit = request.stopping.time_limit_seconds
+    return float("inf") if limit is None or not is_time_limit(limit) else limit
 
 
 def is_time_limit(seconds: float) -> bool:

@@ -115,7 +115,7 @@ class Scheduler:
             or any(
                 task.ticket not in outside.blocked for task in (*self._generations, *self._scorings)
             )
-            or (self._waiting.may_begin and self._active() < self._most)
+            or (self._waiting.may_begin and self._has_place(outside.blocked))
         )
 
     def submit(self, ticket: Ticket) -> None:
@@ -130,7 +130,7 @@ class Scheduler:
         """
         self._drop(outside.cancelled, FinishReason.CANCELLED)
         self._drop(outside.expired, FinishReason.DEADLINE)
-        while self._waiting and self._active() < self._most and self._begin_first():
+        while self._waiting and self._has_place(outside.blocked) and self._begin_first():
             pass
         self._work_on_text(outside.blocked)
         batches = {id(batch): batch for _, batch in self._decoding.values()}
@@ -158,7 +158,8 @@ class Scheduler:
         """The numbers of this moment."""
         return EngineStatistics(
             queued=len(self._waiting),
-            active=self._active(),
+            active=len(self._generations) + len(self._scorings) + len(self._decoding),
+            places=self._most,
             decoding=len(self._decoding),
             finished=self._counts["finished"],
             cancelled=self._counts["cancelled"],
@@ -175,8 +176,11 @@ class Scheduler:
             peak_memory=mx.get_peak_memory(),
         )
 
-    def _active(self) -> int:
-        return len(self._generations) + len(self._scorings) + len(self._decoding)
+    def _has_place(self, blocked: Collection[Ticket]) -> bool:
+        """Whether one more can run; those that nobody reads hold their memory, but no place."""
+        texts = (*self._generations, *self._scorings)
+        running = sum(task.ticket not in blocked for task in texts) + len(self._decoding)
+        return running < self._most
 
     def _new_batch(self) -> Batch:
         keep = self._known.put if self._known.is_on else None
@@ -219,6 +223,9 @@ class Scheduler:
         self._scoring_is_next = not scoring
         left = (_PIECE if self._decoding else _PIECE_ALONE)[self._loaded.info.backend]
         while left > 0 and (free if scoring else prompts):
+            # More than have places can be here, once they are read again.
+            if not scoring and len(self._decoding) >= self._most:
+                break
             # What each piece has results of is taken by one a step, for its reader to keep up.
             if not scoring:
                 left -= self._prefill(prompts[0], left)
@@ -369,7 +376,8 @@ class Scheduler:
         except Exception as error:  # noqa: BLE001 - a request that fails fails alone
             self._ranks.fault(error)
             _log.exception("a request failed in the engine")
-            self._fail(ticket, GenerationError(f"generation failed: {error!r}"))
+            # Its own words, which may be of the prompt, are for the log.
+            self._fail(ticket, GenerationError(f"generation failed: {type(error).__name__}"))
         else:
             return True
         return False

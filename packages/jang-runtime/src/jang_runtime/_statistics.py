@@ -10,6 +10,7 @@ class EngineStatistics:
     Attributes:
         queued: Requests that wait.
         active: Requests under way.
+        places: How many run at once; those whose results nobody reads do not count.
         decoding: Those of them that get tokens in every step.
         finished: Requests that ended with `Finished`, cancelled ones included.
         cancelled: Of these the cancelled ones.
@@ -28,6 +29,7 @@ class EngineStatistics:
 
     queued: int = 0
     active: int = 0
+    places: int = 1
     decoding: int = 0
     finished: int = 0
     cancelled: int = 0

@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 from jang_runtime._errors import JangRuntimeError
 from jang_runtime._events import Event, Failed
-from jang_runtime._requests import GenerationRequest, Request, is_time_limit
+from jang_runtime._requests import Request, time_limit
 
 _log = logging.getLogger("jang_runtime")
 
@@ -26,7 +26,7 @@ class Ticket:
         has_room: Whether the listener takes large results now; while not, none are computed. When
             that changes `wake` has to be called.
         wake: Tells the engine to look again, from any thread.
-        arrived: `time.monotonic()` of the submission.
+        arrived: `time.monotonic()` since when it waits.
     """
 
     request: Request
@@ -39,12 +39,7 @@ class Ticket:
     @property
     def deadline(self) -> float:
         """`time.monotonic()` at which a generation has to end; infinite without a limit."""
-        request = self.request
-        limit = (
-            request.stopping.time_limit_seconds if isinstance(request, GenerationRequest) else None
-        )
-        # One that cannot be is refused when the request begins.
-        return float("inf") if limit is None or not is_time_limit(limit) else self.arrived + limit
+        return self.arrived + time_limit(self.request)
 
     def cancel(self) -> None:
         """Stop the request at its next step; no effect once it has ended."""

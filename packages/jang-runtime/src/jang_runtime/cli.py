@@ -36,12 +36,17 @@ from jang_runtime._command_options import (
     kv_quantization,
 )
 from jang_runtime._engine import Engine
-from jang_runtime._errors import EngineStoppedError, InvalidRequestError, JangRuntimeError
+from jang_runtime._errors import (
+    AnotherRankError,
+    EngineStoppedError,
+    InterruptedInThreadError,
+    InvalidRequestError,
+    JangRuntimeError,
+)
 from jang_runtime._memory import resident
 from jang_runtime._options import EngineOptions
 from jang_runtime._ranks.follower import follow
 from jang_runtime._ranks.group import connect, launched_rank
-from jang_runtime._ranks.start import AnotherRankError
 from jang_runtime._requests import GenerationRequest, Logprobs, Sampling, Stopping
 from jang_runtime._service.command_options import (
     AuthTokensOption,
@@ -65,7 +70,6 @@ from jang_runtime._service.command_options import (
     TlsClientCaOption,
     TlsKeyOption,
 )
-from jang_runtime._service.lifecycle import InterruptedInThreadError
 from jang_runtime._service.lifecycle import serve as serve_engine
 from jang_runtime._service.logs import logging_to
 from jang_runtime._service.options import ServiceOptions

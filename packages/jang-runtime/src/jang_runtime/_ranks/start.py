@@ -9,7 +9,12 @@ from typing import Final, TypeVar, cast
 
 import mlx.nn as nn
 
-from jang_runtime._errors import InvalidRequestError, JangRuntimeError, ModelError
+from jang_runtime._errors import (
+    AnotherRankError,
+    InvalidRequestError,
+    JangRuntimeError,
+    ModelError,
+)
 from jang_runtime._loading import MakeModel
 from jang_runtime._model import LoadedModel, ModelInfo, load
 from jang_runtime._options import EngineOptions
@@ -22,10 +27,6 @@ _TEXT_BYTES: Final = 1024
 _PACKAGES: Final = ("jang-runtime", "mlx", "mlx-lm")
 
 _Result = TypeVar("_Result")
-
-
-class AnotherRankError(ModelError):
-    """What was to be done was not, for the reason that another rank gives."""
 
 
 def start(

@@ -75,13 +75,15 @@ class Admission:
     """The door of a server; belongs to its event loop.
 
     Args:
-        max_queued: Requests that may wait.
-        max_active: Requests that the engine runs at once, to guess how long others wait.
+        max_queued: Requests that may wait, beside those that the engine runs.
+        max_characters: Of texts of any length that may wait, all together.
     """
 
-    def __init__(self, max_queued: int, max_active: int) -> None:
+    def __init__(self, max_queued: int, max_characters: int) -> None:
         self._max_queued = max_queued
-        self._max_active = max_active
+        self._max_open = max_queued
+        self._max_characters = max_characters
+        self._characters = 0
         # Numbers, not a look into the entries: the page of metrics asks from other threads.
         self._waiting, self._begun = 0, 0
         self._entries: dict[tuple[str, str], Entry] = {}
@@ -107,8 +109,9 @@ class Admission:
         """Requests that wait or are under way."""
         return len(self._entries)
 
-    def open_door(self) -> None:
-        """Let requests in."""
+    def open_door(self, places: int) -> None:
+        """Let requests in; the engine runs so many at once."""
+        self._max_open = self._max_queued + places
         self._closed = None
 
     def close_door(self, error: JangRuntimeError) -> None:
@@ -125,8 +128,13 @@ class Admission:
             raise self._closed
 
     @contextmanager
-    def enter(self, caller: str, request_id: str) -> Generator[Entry]:
+    def enter(self, caller: str, request_id: str, characters: int = 0) -> Generator[Entry]:
         """Let a request in, until the block ends.
+
+        Args:
+            caller: Who asks.
+            request_id: The caller's name for it.
+            characters: Of its text, if that may be longer than a prompt.
 
         Raises:
             JangRuntimeError: Why it is not let in.
@@ -136,16 +144,20 @@ class Admission:
         if key in self._entries:
             raise RequestIdInUseError(f"x-request-id: found {request_id!r}, which is under way")
         # Not those that wait: a burst waits for a moment although the engine has places free.
-        if self.open >= self._max_queued + self._max_active:
-            raise QueueFullError(self._max_queued, self._retry_seconds())
+        if self.open >= self._max_open:
+            raise QueueFullError(self._max_open, self._retry_seconds())
+        if characters and self._characters + characters > self._max_characters:
+            raise QueueFullError(self._max_characters, self._retry_seconds(), "characters of texts")
         entry = Entry(caller, request_id, time.monotonic())
         self._entries[key] = entry
         self._waiting += 1
+        self._characters += characters
         self._is_empty.clear()
         try:
             yield entry
         finally:
             del self._entries[key]
+            self._characters -= characters
             if entry.is_waiting:
                 self._waiting -= 1
             else:
@@ -184,6 +196,6 @@ class Admission:
         return True
 
     def _retry_seconds(self) -> float:
-        """When a place in the queue should be free: as often as requests have ended lately."""
-        wait = self._mean_seconds / self._max_active
+        """When a place should be free, if those inside end as regularly as others have lately."""
+        wait = self._mean_seconds / max(self.open, 1)
         return min(max(wait, _SHORTEST_RETRY_SECONDS), _LONGEST_RETRY_SECONDS)

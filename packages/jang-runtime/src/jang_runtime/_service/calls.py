@@ -81,6 +81,8 @@ class Call:
     def note_tokens(self, count: int) -> None:
         """Say that `count` more tokens of the answer are there, 1 or more."""
         now = time.monotonic()
+        # Counted here for calls that never come to the end, which says it for all others.
+        self.completion_tokens = (self.completion_tokens or 0) + count
         if self.first_token is None:
             self.first_token = now
             self.metrics.first_token(now - self.arrived)

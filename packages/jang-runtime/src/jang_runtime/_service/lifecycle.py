@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from jang_runtime._engine import Engine
-from jang_runtime._errors import EngineStoppedError, JangRuntimeError
+from jang_runtime._errors import EngineStoppedError, InterruptedInThreadError
 from jang_runtime._options import EngineOptions
 from jang_runtime._ranks.group import LaunchedRanks, OneRank
 from jang_runtime._service.background import in_thread
@@ -17,10 +17,6 @@ from jang_runtime._service.options import ServiceOptions
 from jang_runtime._service.server import Server
 
 _log = logging.getLogger("jang_runtime")
-
-
-class InterruptedInThreadError(JangRuntimeError):
-    """A signal ended the service while a thread is somewhere in MLX, which nobody can stop."""
 
 
 # After the engine's death, for health checks to see it.
@@ -69,7 +65,9 @@ async def serve(
             raise InterruptedInThreadError("a signal came while the model was warmed up")
         await serving
         announce(address, engine)
-        await _until_the_end(server, engine, options, first, second)
+        await _until_the_end(server, options, first, second)
+        if not engine.is_alive:
+            raise EngineStoppedError("the engine has stopped; its log says why")
     finally:
         await server.stop()
         if engine is not None:
@@ -78,17 +76,14 @@ async def serve(
 
 async def _until_the_end(
     server: Server,
-    engine: Engine,
     options: ServiceOptions,
     first: asyncio.Event,
     second: asyncio.Event,
 ) -> None:
-    death = in_thread(engine.join)
-    if not await _either(first, death):
-        log_event(_log, "the engine has stopped", {}, logging.ERROR)
-        await server.fail()
+    failure = asyncio.ensure_future(server.wait_for_failure())
+    if not await _either(first, failure):
         await _either(first, asyncio.ensure_future(asyncio.sleep(_AFTERLIFE_SECONDS)))
-        raise EngineStoppedError("the engine has stopped; its log says why")
+        return
     log_event(_log, "draining", {"seconds": options.drain_seconds})
     if await _either(second, asyncio.ensure_future(server.drain(options.drain_seconds))):
         await server.end_requests("the server ends at once")

@@ -68,7 +68,7 @@ class JsonFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """The line for a record."""
-        return json.dumps(self._entry(record), ensure_ascii=False, default=str)
+        return json.dumps(self._entry(record), ensure_ascii=True, default=str)
 
     def _entry(self, record: logging.LogRecord) -> dict[str, object]:
         entry: dict[str, object] = {

@@ -39,7 +39,7 @@ class ServiceOptions:
     max_queued: int = 256
     max_prompt_tokens: int | None = None
     max_tokens: int | None = None
-    max_message_bytes: int = 16 * 2**20
+    max_message_bytes: int = 16 * 10**6
     max_unread_bytes: int = 4 * 2**20
     delta_seconds: float = 0.1
     drain_seconds: float = 30.0

@@ -1,7 +1,9 @@
 """One request of a server, from what was asked to its last event."""
 
+import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final, TypeVar
@@ -19,6 +21,7 @@ from jang_runtime._requests import (
     TextPrompt,
     TokenPrompt,
     check_request,
+    time_limit,
     token_ids,
 )
 from jang_runtime._service.admission import Admission, Entry
@@ -56,18 +59,25 @@ async def run(served: Served, request: Request) -> AsyncGenerator[Event]:
     call, info = current_call(), served.engine.info
     check_request(request, info.vocabulary_size, info.context_length)
     _check_asked(request, served)
-    with served.admission.enter(call.caller, call.request_id) as entry:
+    with (
+        served.admission.enter(call.caller, call.request_id) as entry,
+        _wait_noted(call, entry),
+    ):
         call.prompt_text = _prompt_text(request) if served.options.log_prompts else None
         try:
-            tokens = await entry.result(served.texts.in_tokens(_within(request, served.limits)))
+            async with asyncio.timeout(_seconds_left(entry, request)):
+                tokens = await entry.result(served.texts.in_tokens(_within(request, served.limits)))
+        except TimeoutError:
+            yield _never_begun(call, entry, FinishReason.DEADLINE)
+            return
         except AbortedError as error:
             if not _ends_well(request, error):
                 raise
-            yield _never_begun(call, entry)
+            yield _never_begun(call, entry, FinishReason.CANCELLED)
             return
         _check_tokens(tokens, served.limits)
         mailbox = Mailbox(served.options.max_unread_bytes, partial(_pause, served))
-        ticket = served.engine.submit(tokens, mailbox.put, mailbox.has_room)
+        ticket = served.engine.submit(tokens, mailbox.put, mailbox.has_room, entry.arrived)
         mailbox.bind(ticket.cancel, ticket.wake)
         entry.bind(ticket.cancel)
         try:
@@ -78,6 +88,7 @@ async def run(served: Served, request: Request) -> AsyncGenerator[Event]:
                         raise entry.error or event.error
                     case Started():
                         served.admission.begin(entry)
+                        call.queue_seconds = time.monotonic() - entry.arrived
                         call.prompt_tokens = event.prompt_tokens
                     case Finished():
                         _note_end(call, event)
@@ -92,16 +103,40 @@ async def run(served: Served, request: Request) -> AsyncGenerator[Event]:
             ticket.cancel()
 
 
+@contextmanager
+def _wait_noted(call: Call, entry: Entry) -> Generator[None]:
+    """Say how long a request has waited whose caller leaves before its work begins."""
+    try:
+        yield
+    except (asyncio.CancelledError, GeneratorExit):
+        if entry.is_waiting:
+            call.queue_seconds = time.monotonic() - entry.arrived
+        raise
+
+
+def _seconds_left(entry: Entry, request: Request) -> float | None:
+    """Of a request's own time limit; None without one."""
+    limit = time_limit(request)
+    return None if limit == float("inf") else entry.arrived + limit - time.monotonic()
+
+
 async def run_with_texts(
-    served: Served, work: Callable[[Texts], Coroutine[Any, Any, _Result]]
+    served: Served,
+    work: Callable[[Texts], Coroutine[Any, Any, _Result]],
+    characters: int = 0,
 ) -> _Result:
     """The result of something that texts alone are needed for, let in as a request is.
+
+    Args:
+        served: What there is.
+        work: What is wanted of the texts.
+        characters: Of its text, if that may be longer than a prompt.
 
     Raises:
         JangRuntimeError: If it is refused, fails or is ended.
     """
     call = current_call()
-    with served.admission.enter(call.caller, call.request_id) as entry:
+    with served.admission.enter(call.caller, call.request_id, characters) as entry:
         served.admission.begin(entry)
         return await entry.result(work(served.texts))
 
@@ -168,10 +203,10 @@ def _ends_well(request: Request, error: JangRuntimeError) -> bool:
     return isinstance(request, GenerationRequest) and isinstance(error, AbortedError)
 
 
-def _never_begun(call: Call, entry: Entry) -> Finished:
+def _never_begun(call: Call, entry: Entry, reason: FinishReason) -> Finished:
     """The end of a request that was stopped before the engine had it."""
     waited = Timings(queue=time.monotonic() - entry.arrived, prefill=0.0, decode=0.0)
-    event = Finished(FinishReason.CANCELLED, None, 0, 0, waited)
+    event = Finished(reason, None, 0, 0, waited)
     _note_end(call, event)
     return event
 

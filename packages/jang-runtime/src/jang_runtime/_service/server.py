@@ -37,6 +37,8 @@ _LAST_WORDS_SECONDS: Final = 2.0
 _GOODBYE_SECONDS: Final = 0.5
 # Of one connection: probes, questions about the server, calls that are about to be refused.
 _STREAMS_WITHOUT_PLACES: Final = 100
+# As large as a message can be, which may wait to be made tokens of.
+_MOST_TEXTS: Final = 4
 
 
 class Server:
@@ -65,8 +67,8 @@ class Server:
         )
         self._tokens = TokenFile(options.token_file) if options.token_file is not None else None
         self.metrics = Metrics()
-        self._admission = Admission(options.max_queued, engine_options.max_active)
-        self._servicer = RuntimeServicer(self._admission, options, engine_options)
+        self._admission = Admission(options.max_queued, _MOST_TEXTS * options.max_message_bytes)
+        self._servicer = RuntimeServicer(self._admission, options)
         self._grpc = grpc.aio.server(
             interceptors=[CallInterceptor(self._tokens, self.metrics, _log)],
             options=_channel_options(options, engine_options),
@@ -75,6 +77,7 @@ class Server:
         self._health = add_health(self._grpc)
         add_reflection(self._grpc)
         self._texts: Texts | None = None
+        self._watching: asyncio.Future[None] | None = None
         # What is open beside gRPC.
         self._open = ExitStack()
         self.address = ""
@@ -108,8 +111,9 @@ class Server:
         load_seconds = engine.load_seconds + time.monotonic() - began
         self._servicer.serve(engine, texts, load_seconds)
         self.metrics.watch(engine.statistics, lambda: self._load(engine))
-        self._admission.open_door()
+        self._admission.open_door(engine.statistics().places)
         self._health.set(True)
+        self._watching = asyncio.ensure_future(self._fail_with(engine))
 
     async def drain(self, seconds: float) -> None:
         """Let nobody in, wait for those inside, and end those that are left after `seconds`."""
@@ -124,8 +128,15 @@ class Server:
         self._admission.end_all(NotServingError(why, None))
         await self._admission.wait_until_empty(_LAST_WORDS_SECONDS)
 
-    async def fail(self) -> None:
-        """Say that the engine has failed, to those inside and to those that come."""
+    async def wait_for_failure(self) -> None:
+        """Wait until the engine has ended, and everybody was told."""
+        assert self._watching is not None, "it serves"
+        await asyncio.shield(self._watching)
+
+    async def _fail_with(self, engine: Engine) -> None:
+        """When the engine has ended, say so to those inside and to those that come."""
+        await in_thread(engine.join)
+        log_event(_log, "the engine has stopped", {}, logging.ERROR)
         self._health.set(False)
         error = EngineStoppedError("the engine has stopped")
         self._admission.close_door(error)
@@ -134,6 +145,8 @@ class Server:
 
     async def stop(self) -> None:
         """Close connections and ports; calls that do not end by themselves are cancelled."""
+        if self._watching is not None:
+            self._watching.cancel()
         self._health.end()
         await self._grpc.stop(_GOODBYE_SECONDS)
         await asyncio.to_thread(self._open.close)
@@ -220,8 +233,8 @@ async def start_server(
         ListenError: If the address is not to be had, or would be open to everybody.
     """
     server = Server(replace(options or ServiceOptions(), listen=listen), engine.options)
-    await server.listen()
     try:
+        await server.listen()
         await server.serve(engine)
     except BaseException:
         await server.stop()

@@ -1,7 +1,8 @@
 """The RPCs of jang.runtime.v1, over an engine; errors are those of jang_runtime."""
 
+import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 from importlib.metadata import version
 from typing import Any, Final, TypeAlias
@@ -22,12 +23,12 @@ from jang_runtime._events import (
     Started,
 )
 from jang_runtime._memory import resident
-from jang_runtime._options import EngineOptions
 from jang_runtime._requests import (
     MAX_STOP_STRING_CHARACTERS,
     MAX_STOP_STRINGS,
     MAX_TOP_LOGPROBS,
     ChatPrompt,
+    TextPrompt,
     check_at_most,
     check_chat,
     check_prompt,
@@ -62,6 +63,8 @@ from jang_runtime._service.texts import Texts
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
+# Some 5 milliseconds.
+_TOKENS_AT_ONCE: Final = 2**16
 _SHARDINGS: Final = {
     "none": pb.SHARDING_NONE,
     "tensor": pb.SHARDING_TENSOR,
@@ -75,15 +78,11 @@ class RuntimeServicer(runtime_pb2_grpc.RuntimeServiceServicer):
     Args:
         admission: The server's door; it is closed until `serve` was called.
         options: The server's.
-        engine_options: The engine's.
     """
 
-    def __init__(
-        self, admission: Admission, options: ServiceOptions, engine_options: EngineOptions
-    ) -> None:
+    def __init__(self, admission: Admission, options: ServiceOptions) -> None:
         self._admission = admission
         self._options = options
-        self._engine_options = engine_options
         self._served: Served | None = None
         self._began = time.monotonic()
         self._load_seconds = 0.0
@@ -183,10 +182,11 @@ class RuntimeServicer(runtime_pb2_grpc.RuntimeServiceServicer):
         # A text may be longer than a prompt: whoever cuts it into prompts needs its tokens.
         if isinstance(prompt, ChatPrompt):
             _check_conversation("prompt", prompt, served)
-        ids = await run_with_texts(served, lambda texts: texts.tokenize(prompt))
+        characters = len(prompt.text) if isinstance(prompt, TextPrompt) else 0
+        ids = await run_with_texts(served, lambda texts: texts.tokenize(prompt), characters)
         if isinstance(prompt, ChatPrompt):
             check_prompt_length("prompt", len(ids), "", served.limits)
-        return pb.TokenizeResponse(token_ids=ids)
+        return await _tokens_message(ids)
 
     async def Detokenize(
         self, request: pb.DetokenizeRequest, context: Context
@@ -245,7 +245,7 @@ class RuntimeServicer(runtime_pb2_grpc.RuntimeServiceServicer):
                 max_top_logprobs=MAX_TOP_LOGPROBS,
                 max_message_bytes=self._options.max_message_bytes,
                 max_queued=self._options.max_queued,
-                max_active=self._engine_options.max_active,
+                max_active=statistics.places,
                 cache_bytes=statistics.cache_bytes,
                 max_stop_string_characters=MAX_STOP_STRING_CHARACTERS,
             ),
@@ -294,6 +294,15 @@ class RuntimeServicer(runtime_pb2_grpc.RuntimeServiceServicer):
 def _check_conversation(field: str, chat: ChatPrompt, served: Served) -> None:
     """Refuse a conversation that is too long for certain, before it is tokenized."""
     check_prompt_length(field, served.texts.fewest_tokens(chat), "or more ", served.limits)
+
+
+async def _tokens_message(ids: Sequence[int]) -> pb.TokenizeResponse:
+    """The message for tokens, made in pieces: other calls have their turns between them."""
+    message = pb.TokenizeResponse()
+    for start in range(0, len(ids), _TOKENS_AT_ONCE):
+        message.token_ids.extend(ids[start : start + _TOKENS_AT_ONCE])
+        await asyncio.sleep(0)
+    return message
 
 
 def _note_tokens(event: Delta) -> None:

@@ -180,7 +180,9 @@ class GenerateStreamResponse(_message.Message):
     PROMPT_LOGPROBS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def started(self) -> Global___Started:
-        """The first event: the request is accepted and its prompt counted."""
+        """The first event: the request is accepted and its prompt counted. Not there if the request
+        was aborted, or its time limit was over, while it waited.
+        """
 
     @_builtins.property
     def delta(self) -> Global___Delta:
@@ -400,7 +402,9 @@ class ChatMessage(_message.Message):
     ROLE_FIELD_NUMBER: _builtins.int
     CONTENT_FIELD_NUMBER: _builtins.int
     role: _builtins.str
-    """Who speaks. Required; most templates know "system", "user" and "assistant"."""
+    """Who speaks. Required, up to 64 characters; most templates know "system", "user" and
+    "assistant".
+    """
     content: _builtins.str
     """What is said."""
     def __init__(

@@ -98,7 +98,8 @@ class RuntimeServiceServicer(object):
 
     def GenerateStream(self, request, context):
         """Generates and streams: one `started`, `prompt_logprobs` where they were asked for, one or more
-        of them, then `delta`s, then one `finished`. Cancelling the call stops the generation.
+        of them, then `delta`s, then one `finished`, which comes alone where a request ended before its
+        work began. Cancelling the call stops the generation.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

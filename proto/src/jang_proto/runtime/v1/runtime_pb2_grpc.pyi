@@ -67,7 +67,8 @@ class RuntimeServiceStub:
     def __new__(cls, channel: _aio.Channel) -> RuntimeServiceAsyncStub: ...
     GenerateStream: _grpc.UnaryStreamMultiCallable[_runtime_pb2.GenerateStreamRequest, _runtime_pb2.GenerateStreamResponse]
     """Generates and streams: one `started`, `prompt_logprobs` where they were asked for, one or more
-    of them, then `delta`s, then one `finished`. Cancelling the call stops the generation.
+    of them, then `delta`s, then one `finished`, which comes alone where a request ended before its
+    work began. Cancelling the call stops the generation.
     """
     Generate: _grpc.UnaryUnaryMultiCallable[_runtime_pb2.GenerateRequest, _runtime_pb2.GenerateResponse]
     """Generates and answers once, with the whole text. Cancelling the call stops the generation."""
@@ -102,7 +103,8 @@ class RuntimeServiceAsyncStub(RuntimeServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     GenerateStream: _aio.UnaryStreamMultiCallable[_runtime_pb2.GenerateStreamRequest, _runtime_pb2.GenerateStreamResponse]  # type: ignore[assignment]
     """Generates and streams: one `started`, `prompt_logprobs` where they were asked for, one or more
-    of them, then `delta`s, then one `finished`. Cancelling the call stops the generation.
+    of them, then `delta`s, then one `finished`, which comes alone where a request ended before its
+    work began. Cancelling the call stops the generation.
     """
     Generate: _aio.UnaryUnaryMultiCallable[_runtime_pb2.GenerateRequest, _runtime_pb2.GenerateResponse]  # type: ignore[assignment]
     """Generates and answers once, with the whole text. Cancelling the call stops the generation."""
@@ -140,7 +142,8 @@ class RuntimeServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_runtime_pb2.GenerateStreamResponse], _abc.AsyncIterator[_runtime_pb2.GenerateStreamResponse]]:
         """Generates and streams: one `started`, `prompt_logprobs` where they were asked for, one or more
-        of them, then `delta`s, then one `finished`. Cancelling the call stops the generation.
+        of them, then `delta`s, then one `finished`, which comes alone where a request ended before its
+        work began. Cancelling the call stops the generation.
         """
 
     @_abc_1.abstractmethod
