@@ -29,6 +29,7 @@ from jang_format._manifest import (
     manifest,
     quantization_config,
 )
+from jang_format._matrices import Matrices, count_matrices
 from jang_format._mlx_layout import mlx_arrays, mlx_specs
 from jang_format._packing import BIT_WIDTHS, pack_codes, unpack_codes
 from jang_format._plot import check_picture, draw
@@ -81,6 +82,7 @@ __all__ = [
     "Layout",
     "LayoutConversion",
     "LayoutName",
+    "Matrices",
     "MissingFileError",
     "ModelDirectory",
     "OutputError",
@@ -105,6 +107,7 @@ __all__ = [
     "block_specs",
     "check_picture",
     "convert_layout",
+    "count_matrices",
     "decode_floats",
     "dequantize",
     "diff",

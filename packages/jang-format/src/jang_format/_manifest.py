@@ -50,7 +50,7 @@ class Provenance:
         architecture: `model_type` of config.json.
         profile: Name of the profile or budget.
         method: Quantization method, such as "rtn".
-        bits_per_weight: Over all quantizable matrices, embeddings included, with scales and biases.
+        bits_per_weight: As `count_matrices` counts them.
         parameters: Number of weights of the model.
         producer: Program and version that wrote the directory.
         calibration: The text that was run through the source: origin, tokens, seed, digest; None

@@ -54,7 +54,6 @@ def _with_option(module: PlannedModule, options: Mapping[str, Option]) -> Planne
 
 
 def bytes_for_bits(base: Plan, bits_per_weight: float) -> int:
-    """Bytes of all tensors if modules take so many bits a weight, scales and biases included."""
-    matrices = sum(module.nbytes for module in base.modules)
-    parameters = sum(module.parameters for module in base.modules)
-    return base.tensor_bytes - matrices + int(parameters * bits_per_weight / 8)
+    """Bytes of all tensors if matrices take so many bits a weight, scales and biases included."""
+    matrices = base.matrices
+    return base.tensor_bytes - matrices.nbytes + int(matrices.weights * bits_per_weight / 8)

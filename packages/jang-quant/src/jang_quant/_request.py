@@ -36,9 +36,9 @@ _OPTIONS_FILE: Final = "options.json"
 
 _UNITS: Final = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _BINARY_UNITS: Final = {"KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
-# JANG_4K: the bytes of 4 bits in groups of 64, whose scales and biases take half a bit a weight.
+# JANG_4K: the bytes of 4 bits in groups of 64.
 _K_PROFILE: Final = re.compile(r"(?:JANG_)?([2-6])K")
-_OVERHEAD: Final = 0.5
+_K_GROUP_SIZE: Final = 64
 # An offset in a header may have a few digits more than in the plan that was measured.
 _HEADER_SLACK: Final = 6
 
@@ -49,7 +49,7 @@ class Request:
 
     Attributes:
         profile: Name of a profile, or of a budget such as JANG_4K.
-        bits: Bits a weight over all modules, scales and biases included, instead of a profile.
+        bits: Bits a weight over all matrices, scales and biases included, instead of a profile.
         size: Bytes of the weight files, such as "38GB", instead of a profile.
         method: "rtn", "mse" or "gptq".
         calibration: "self", "none", the path of a text, or that of a file which `calibrate` wrote;
@@ -228,7 +228,7 @@ def _budget_of(request: Request) -> Budget | None:
         return _size_budget(parse_size(request.size))
     named = _K_PROFILE.fullmatch((request.profile or "").upper())
     if named:
-        return _bits_budget(f"JANG_{named[1]}K", int(named[1]) + _OVERHEAD)
+        return _uniform_budget(f"JANG_{named[1]}K", int(named[1]))
     return None
 
 
@@ -240,6 +240,20 @@ def _base_profile(request: Request) -> str:
 
 def _bits_budget(name: str, bits: float) -> Budget:
     return lambda base: (name, bytes_for_bits(base, bits))
+
+
+def _uniform_budget(name: str, bits: int) -> Budget:
+    def budget(base: Plan) -> tuple[str, int]:
+        changing = _variable(base)
+        fixed = base.tensor_bytes - sum(module.nbytes for module in changing)
+        return name, fixed + sum(_uniform_bytes(module.shape, bits) for module in changing)
+
+    return budget
+
+
+def _uniform_bytes(shape: tuple[int, ...], bits: int) -> int:
+    fits = shape[-1] % _K_GROUP_SIZE == 0
+    return quantized_bytes(shape, bits, _K_GROUP_SIZE if fits else min(GROUP_SIZES))
 
 
 def _size_budget(nbytes: int) -> Budget:
