@@ -61,6 +61,7 @@ NAMES = [
     "directory_digest",
     "draw",
     "encode_floats",
+    "first_line",
     "fits_f16",
     "manifest",
     "mlx_arrays",

@@ -19,6 +19,7 @@ from jang_format._errors import (
     MissingFileError,
     OutputError,
     UnsupportedVersionError,
+    first_line,
 )
 from jang_format._files import read_json
 from jang_format._layouts import BLOCK_LAYOUT, LAYOUTS, MLX_LAYOUT, Layout, LayoutName
@@ -114,6 +115,7 @@ __all__ = [
     "directory_digest",
     "draw",
     "encode_floats",
+    "first_line",
     "fits_f16",
     "manifest",
     "mlx_arrays",

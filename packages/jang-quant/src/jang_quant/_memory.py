@@ -15,6 +15,7 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten  # pyright: ignore[reportUnknownVariableType]
 
+from jang_format import first_line
 from jang_quant._errors import PlanError
 from jang_quant._plan import Plan
 from jang_quant._sources.source import Source
@@ -91,9 +92,9 @@ def memory_needs(source: Source, plan: Plan, limit: int, context: int | None) ->
         growing, constant = _caches(_model_in_16_bits(source, plan))
         cache = constant + _largest(growing, tokens, _CHUNK)
     except _FAULTS as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise PlanError(
-            f"--fit-memory: {source.name}: mlx-lm's class does not tell its cache ({reason})"
+            f"--fit-memory: {source.name}: mlx-lm's class does not tell its cache "
+            f"({first_line(error)})"
         ) from error
     heads = _number(source.config, ("num_attention_heads",)) or 0
     values = _widths(plan, source.config) + _SCORE_COPIES * heads * _scored_tokens(growing)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import mlx.core as mx
 import mlx.nn as nn
 
-from jang_format import JangFormatError, SummaryRow, read_directory, summarize
+from jang_format import JangFormatError, SummaryRow, first_line, read_directory, summarize
 from jang_runtime._backend import Backend, detect_backend
 from jang_runtime._errors import ModelError
 from jang_runtime._loading import Take, load_model, whole
@@ -91,7 +91,7 @@ def load(path: Path, name: str | None = None, take: Take = whole) -> LoadedModel
     except JangFormatError as error:
         raise ModelError(str(error)) from error
     except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
-        raise ModelError(f"{path}: mlx-lm cannot load it ({_reason(error)})") from error
+        raise ModelError(f"{path}: mlx-lm cannot load it ({first_line(error)})") from error
     source = _section(directory.manifest, "source_model")
     info = ModelInfo(
         name=name or path.resolve().name,
@@ -129,16 +129,12 @@ def load_tokenizer(path: Path) -> "TokenizerWrapper":
     try:
         return load_with_mlx_lm(path, eos_token_ids=load_config(path).get("eos_token_id"))
     except Exception as error:  # transformers has errors of many families
-        raise ModelError(f"{path}: no tokenizer can be made of it ({_reason(error)})") from error
+        raise ModelError(f"{path}: no tokenizer can be made of it ({first_line(error)})") from error
 
 
 def _special_tokens(tokenizer: "TokenizerWrapper") -> SpecialTokens:
     ids = [getattr(tokenizer, f"{name}_token_id", None) for name in ("bos", "eos", "pad", "unk")]
     return SpecialTokens(*ids)
-
-
-def _reason(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 def _section(content: Mapping[str, Any], key: str) -> Mapping[str, Any]:

@@ -13,7 +13,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
-from jang_format import JangFormatError
+from jang_format import JangFormatError, first_line
 from jang_quant._calibration.collect import DEFAULT_BACKWARD, Progress, collect
 from jang_quant._calibration.names import FORMAT
 from jang_quant._calibration.statistics import Calibration, CalibrationText
@@ -139,7 +139,7 @@ def empty_model(source: Source) -> nn.Module:
             sanitize(model, {path: mx.zeros(t.shape) for path, t in source.tensors.items()})
         return model
     except JangRuntimeError as error:
-        raise SourceError(f"{source.name}: {str(error).splitlines()[0]}") from error
+        raise SourceError(f"{source.name}: {first_line(error)}") from error
 
 
 def _whole_model(source: Source) -> nn.Module:
@@ -161,7 +161,7 @@ def _whole_model(source: Source) -> nn.Module:
     try:
         load_weights([(path, mx.array(tensor.read())) for path, tensor in source.tensors.items()])
     except ValueError as error:
-        raise SourceError(f"{source.name}: {str(error).splitlines()[0]}") from error
+        raise SourceError(f"{source.name}: {first_line(error)}") from error
     return model
 
 
@@ -184,9 +184,8 @@ def encoder(source: Source) -> Callable[[str], list[int]]:
         try:
             tokenizer = cast(Any, AutoTokenizer.from_pretrained(name))  # pyright: ignore[reportUnknownMemberType]
         except (OSError, ValueError, KeyError) as error:
-            reason = str(error).splitlines()[0]
             raise SourceError(
-                f"{source.name}: no tokenizer, which a text needs ({reason})"
+                f"{source.name}: no tokenizer, which a text needs ({first_line(error)})"
             ) from error
 
     def encode(text: str) -> list[int]:

@@ -13,7 +13,7 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
-from jang_format import STORAGE, StoredTensor
+from jang_format import STORAGE, StoredTensor, first_line
 from jang_quant._errors import SourceError
 from jang_quant._sources.prequantized import (
     Arrays,
@@ -138,8 +138,9 @@ def _lazy_arrays(checkpoint: CheckpointFiles) -> tuple[Arrays, dict[str, str]]:
         try:
             weights = read_weights(checkpoint.files)
         except RuntimeError as error:
-            reason = str(error).splitlines()[0]
-            raise SourceError(f"{checkpoint.directory}: MLX cannot read it ({reason})") from error
+            raise SourceError(
+                f"{checkpoint.directory}: MLX cannot read it ({first_line(error)})"
+            ) from error
         names = {id(array): name for name, array in weights.items()}
         read = list(weights.values())
         weights = undo_before_sanitize(weights, checkpoint.stored, checkpoint.quantization)
