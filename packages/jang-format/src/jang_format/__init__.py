@@ -22,6 +22,7 @@ from jang_format._errors import (
     first_line,
 )
 from jang_format._files import read_json
+from jang_format._json import section
 from jang_format._layouts import BLOCK_LAYOUT, LAYOUTS, MLX_LAYOUT, Layout, LayoutName
 from jang_format._manifest import (
     MANIFEST_FILE,
@@ -51,6 +52,7 @@ from jang_format._safetensors import (
     read_header,
     read_weight_file,
 )
+from jang_format._sizes import text_size
 from jang_format._summary import Summary, SummaryModule, SummaryRow, summarize, summary_of
 from jang_format._tensor_file import write_tensor_file
 from jang_format._validate import Problem, Validation, validate
@@ -129,8 +131,10 @@ __all__ = [
     "read_json",
     "read_weight_file",
     "refuse_existing",
+    "section",
     "summarize",
     "summary_of",
+    "text_size",
     "to_blocks",
     "unpack_codes",
     "validate",

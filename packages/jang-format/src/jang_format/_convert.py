@@ -14,6 +14,7 @@ from jang_format._block_layout import BLOCK_SIZE, block_arrays
 from jang_format._digests import DIGESTS_FILE
 from jang_format._errors import InvalidTensorError, OutputError
 from jang_format._files import locate
+from jang_format._json import section
 from jang_format._layouts import LAYOUTS, MLX_LAYOUT, Layout
 from jang_format._manifest import (
     FORMAT,
@@ -21,7 +22,6 @@ from jang_format._manifest import (
     READABLE_MANIFESTS,
     QuantizedModule,
     quantization_config,
-    section,
 )
 from jang_format._matrices import count_matrices
 from jang_format._mlx_layout import mlx_arrays

@@ -9,11 +9,12 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from jang_format._digests import DIGESTS_FILE
 from jang_format._errors import InvalidFileError, Report, UnsupportedVersionError, describe
 from jang_format._files import read_json
+from jang_format._json import section
 from jang_format._layouts import LAYOUTS, MLX_LAYOUT, Layout
 
 FORMAT: Final = "jang"
@@ -154,12 +155,6 @@ def major_version(version: Any) -> str | None:
         if major.isdecimal() and (minor or "0").isdecimal():
             return major
     return None
-
-
-def section(content: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    """An object inside a description; empty where there is none."""
-    found = content.get(key)
-    return cast(dict[str, Any], found) if isinstance(found, dict) else {}
 
 
 def block_size(file: Path, manifest: Mapping[str, Any]) -> int:

@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 
 from jang_format._digests import digest_of, directory_digest
-from jang_format._manifest import section
+from jang_format._json import section
 from jang_format._matrices import count_matrices
 from jang_format._reader import ModelDirectory
 

@@ -13,7 +13,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
-from jang_format import JangFormatError, first_line
+from jang_format import JangFormatError, first_line, text_size
 from jang_quant._calibration.collect import DEFAULT_BACKWARD, Progress, collect
 from jang_quant._calibration.names import FORMAT
 from jang_quant._calibration.statistics import Calibration, CalibrationText
@@ -167,10 +167,12 @@ def _whole_model(source: Source) -> nn.Module:
 
 def _vocabulary(source: Source) -> int:
     """How many tokens the model knows."""
-    for section in (source.config, source.config.get("text_config")):
-        if isinstance(section, dict) and isinstance(section.get("vocab_size"), int):  # pyright: ignore[reportUnknownMemberType]
-            return cast(int, section["vocab_size"])
-    raise SourceError(f"{source.name}: config.json: vocab_size: found nothing, expected a number")
+    size = text_size(source.config, "vocab_size")
+    if size is None:
+        raise SourceError(
+            f"{source.name}: config.json: vocab_size: found nothing, expected 1 or more"
+        )
+    return size
 
 
 def encoder(source: Source) -> Callable[[str], list[int]]:
