@@ -62,7 +62,6 @@ NAMES = [
     "draw",
     "encode_floats",
     "first_line",
-    "fits_f16",
     "manifest",
     "mlx_arrays",
     "mlx_specs",

@@ -10,7 +10,7 @@ from jang_format._block_layout import (
 from jang_format._convert import LayoutConversion, convert_layout
 from jang_format._diff import Difference, diff
 from jang_format._digests import DIGESTS_FILE, directory_digest
-from jang_format._dtypes import STORAGE, decode_floats, encode_floats, fits_f16
+from jang_format._dtypes import STORAGE, decode_floats, encode_floats
 from jang_format._errors import (
     DirectoryError,
     InvalidFileError,
@@ -118,7 +118,6 @@ __all__ = [
     "draw",
     "encode_floats",
     "first_line",
-    "fits_f16",
     "manifest",
     "mlx_arrays",
     "mlx_specs",

@@ -103,8 +103,8 @@ def convert(
         plan: What each module gets.
         on_progress: Called after every tensor.
         recipe: Method and calibration.
-        folder: Where work that is broken off stays and is taken up again (`take_up`); None for work
-            that is removed then.
+        folder: Where work that is broken off stays and is taken up again (`work_folder`); None for
+            work that is removed then.
 
     Raises:
         SourceError: If a tensor has NaN or infinite values.

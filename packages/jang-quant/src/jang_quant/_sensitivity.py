@@ -71,11 +71,6 @@ def options_of(
     return sorted(options, key=lambda option: option.nbytes)
 
 
-def damage(off: Floats, statistics: ModuleStatistics) -> float:
-    """Estimated divergence, in nats a token, of weights that are off by `[..., out, in]`."""
-    return sum(part.damage(part.values) for part in _parts(off, statistics))
-
-
 # Values that are looked at together; what is computed from them takes a few times their memory.
 _PART_VALUES: Final = 1 << 22
 
