@@ -33,6 +33,7 @@ NAMES = [
     "OutputError",
     "PARTIAL_SUFFIX",
     "Problem",
+    "Progress",
     "Provenance",
     "QuantizedModule",
     "QuantizedTensor",

@@ -7,7 +7,7 @@ from jang_format._block_layout import (
     block_offsets,
     block_specs,
 )
-from jang_format._convert import LayoutConversion, convert_layout
+from jang_format._convert import LayoutConversion, Progress, convert_layout
 from jang_format._diff import Difference, diff
 from jang_format._digests import DIGESTS_FILE, directory_digest
 from jang_format._dtypes import STORAGE, decode_floats, encode_floats
@@ -90,6 +90,7 @@ __all__ = [
     "ModelDirectory",
     "OutputError",
     "Problem",
+    "Progress",
     "Provenance",
     "QuantizedModule",
     "QuantizedTensor",

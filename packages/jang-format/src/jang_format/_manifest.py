@@ -11,18 +11,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from jang_format._block_layout import BLOCK_SIZE
 from jang_format._digests import DIGESTS_FILE
 from jang_format._errors import InvalidFileError, Report, UnsupportedVersionError, describe
 from jang_format._files import read_json
 from jang_format._json import section
 from jang_format._layouts import LAYOUTS, MLX_LAYOUT, Layout
+from jang_format._packing import BIT_WIDTHS
+from jang_format._quantized import GROUP_SIZES
 
 FORMAT: Final = "jang"
 MANIFEST_FILE: Final = "jang_config.json"
 READABLE_FORMATS: Final = (FORMAT, "jjqf", "mxq")
 READABLE_MANIFESTS: Final = (MANIFEST_FILE, "jjqf_config.json", "jang_cfg.json", "mxq_config.json")
 _MAJORS: Final = tuple(layout.major for layout in LAYOUTS.values())
-_DEFAULT_BLOCK_SIZE: Final = 64
+# What stock readers are told to take for modules without an entry, where there are none at all.
+_NO_MODULES: Final = (max(BIT_WIDTHS), BLOCK_SIZE)
 
 
 @dataclass(frozen=True)
@@ -76,7 +80,7 @@ def quantization_config(modules: Mapping[str, QuantizedModule]) -> dict[str, Any
     The top-level bits and group size, which readers fall back on, are the most frequent ones.
     """
     common = Counter((module.bits, module.group_size) for module in modules.values())
-    bits, group_size = common.most_common(1)[0][0] if common else (8, 64)
+    bits, group_size = common.most_common(1)[0][0] if common else _NO_MODULES
     entry: dict[str, Any] = {"group_size": group_size, "bits": bits, "mode": "affine"}
     for path, module in sorted(modules.items()):
         entry[path] = {"group_size": module.group_size, "bits": module.bits, "mode": "affine"}
@@ -105,7 +109,9 @@ def manifest(
             "target_bits": round(provenance.bits_per_weight, 4),
             "actual_bits": round(provenance.bits_per_weight, 4),
             "bits_per_weight": provenance.bits_per_weight,
-            "block_size": max((module.group_size for module in modules.values()), default=64),
+            "block_size": max(
+                (module.group_size for module in modules.values()), default=BLOCK_SIZE
+            ),
             "bit_widths_used": sorted({module.bits for module in modules.values()}),
         },
         "source_model": {
@@ -163,7 +169,8 @@ def block_size(file: Path, manifest: Mapping[str, Any]) -> int:
     Raises:
         InvalidFileError: If it is no size that a block can have.
     """
-    stated = section(manifest, "quantization").get("block_size", _DEFAULT_BLOCK_SIZE)
-    if type(stated) is not int or stated not in (32, 64, 128):
-        raise InvalidFileError(file, "quantization.block_size", describe(stated), "32, 64 or 128")
+    stated = section(manifest, "quantization").get("block_size", BLOCK_SIZE)
+    if type(stated) is not int or stated not in GROUP_SIZES:
+        wanted = f"one of {GROUP_SIZES}"
+        raise InvalidFileError(file, "quantization.block_size", describe(stated), wanted)
     return stated

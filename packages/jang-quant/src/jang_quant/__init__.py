@@ -13,7 +13,8 @@ os.environ.setdefault("MLX_ENABLE_TF32", "0")
 
 # Before anything imports MLX, which a fast BLAS has to precede.
 import jang_runtime.blas  # noqa: F401 # pyright: ignore[reportUnusedImport]
-from jang_quant._convert import Progress, convert, plan_source
+from jang_format import Progress
+from jang_quant._convert import convert, plan_source
 from jang_quant._errors import ConversionError, JangQuantError, PlanError, SourceError
 from jang_quant._outcome import Conversion, ConvertedModule
 from jang_quant._plan import Origin, Plan, PlannedModule, PlannedParameter, make_plan

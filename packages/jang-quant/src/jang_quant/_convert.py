@@ -4,7 +4,6 @@ import hashlib
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,6 +13,7 @@ from jang_format import (
     DirectoryWriter,
     JangFormatError,
     LayoutName,
+    Progress,
     Provenance,
     QuantizedModule,
     manifest,
@@ -32,16 +32,6 @@ from jang_quant._sources.source import Source
 from jang_quant._version import __version__
 from jang_runtime import JangRuntimeError
 from jang_runtime.architecture import build_model, keeps_precision, quantizable_modules
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a conversion is: `done` of `total` bytes are written, `path` is at work."""
-
-    done: int
-    total: int
-    path: str
-
 
 _PLAIN: Final = Recipe()
 

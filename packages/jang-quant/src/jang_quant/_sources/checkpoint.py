@@ -21,7 +21,7 @@ from jang_quant._sources.prequantized import (
     undo_after_sanitize,
     undo_before_sanitize,
 )
-from jang_quant._sources.source import SourceTensor, Stamp, stamp_of
+from jang_quant._sources.source import SourceTensor, Stamp, refuse_changes, stamp_of
 from jang_quant._sources.tensor_forms import known_forms
 from jang_runtime.architecture import build_model, parameter_shapes, read_weights, sanitize
 
@@ -99,7 +99,8 @@ class _Reader:
                 stored = cast(NDArray[Any], np.asarray(raw))
         except RuntimeError as error:
             raise SourceError(f"{path}: cannot be read ({error})") from error
-        self._refuse_changes()
+        # MLX says nothing of a file that ends early; what it did not read is anything.
+        refuse_changes(self._stamps)
         return stored, dtype
 
     def map(self, tensor: StoredTensor) -> tuple[NDArray[Any], str]:
@@ -107,16 +108,10 @@ class _Reader:
 
         In a map of its own, which goes when the values do.
         """
-        self._refuse_changes()
+        refuse_changes(self._stamps)
         spec = tensor.spec
         values = np.memmap(tensor.file, STORAGE[spec.dtype], "r", tensor.offset, spec.shape)
         return values.view(np.ndarray), spec.dtype
-
-    def _refuse_changes(self) -> None:
-        """MLX says nothing of a file that ends early; what it did not read is anything."""
-        for file, stamp in self._stamps.items():
-            if stamp_of(file) != stamp:
-                raise SourceError(f"{file}: found it changed, expected it as it was when opened")
 
     def _take(self, path: str) -> mx.array:
         # Not by its number, which another thread may have had.
