@@ -84,4 +84,5 @@ NAMES = [
     "validate",
     "weight_bytes_of",
     "write_tensor_file",
+    "write_whole",
 ]

@@ -57,8 +57,8 @@ from jang_format._summary import Summary, SummaryModule, SummaryRow, summarize, 
 from jang_format._tensor_file import write_tensor_file
 from jang_format._validate import Problem, Validation, validate
 from jang_format._version import __version__
+from jang_format._whole_file import PARTIAL_SUFFIX, write_whole
 from jang_format._writer import (
-    PARTIAL_SUFFIX,
     DirectoryWriter,
     open_writer,
     refuse_existing,
@@ -140,4 +140,5 @@ __all__ = [
     "validate",
     "weight_bytes_of",
     "write_tensor_file",
+    "write_whole",
 ]

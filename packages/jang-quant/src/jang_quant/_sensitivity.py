@@ -15,10 +15,9 @@ from typing import Any, Final, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from jang_format import BIT_WIDTHS, InvalidTensorError, dequantize, quantized_bytes
+from jang_format import BIT_WIDTHS, InvalidTensorError, dequantize, quantized_bytes, write_whole
 from jang_quant._calibration.statistics import Floats, ModuleStatistics
 from jang_quant._methods import mse
-from jang_quant._work import write_whole
 
 
 @dataclass(frozen=True)

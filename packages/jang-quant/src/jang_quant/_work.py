@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from jang_format import PARTIAL_SUFFIX
+from jang_format import PARTIAL_SUFFIX, write_whole
 from jang_quant._errors import ConversionError
 
 _ASKED: Final = "asked.json"
@@ -65,13 +65,3 @@ def _take_up(folder: Path, asked: Mapping[str, Any]) -> None:
         else:
             left.unlink()
     write_whole(file, text.encode())
-
-
-def write_whole(file: Path, content: bytes) -> None:
-    """Write a file that is there whole or not at all."""
-    work = file.with_name(f"{file.name}.new")
-    with work.open("wb") as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(work, file)

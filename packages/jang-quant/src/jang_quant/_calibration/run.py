@@ -13,7 +13,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
-from jang_format import JangFormatError, first_line, text_size
+from jang_format import JangFormatError, first_line, text_size, write_whole
 from jang_quant._calibration.collect import DEFAULT_BACKWARD, Progress, collect
 from jang_quant._calibration.names import FORMAT
 from jang_quant._calibration.statistics import Calibration, CalibrationText
@@ -26,7 +26,7 @@ from jang_quant._calibration.texts import (
 )
 from jang_quant._errors import ConversionError, SourceError
 from jang_quant._sources.source import Source
-from jang_quant._work import work_folder, write_whole
+from jang_quant._work import work_folder
 from jang_runtime import JangRuntimeError
 from jang_runtime.architecture import build_model, parameter_shapes, sanitize
 
