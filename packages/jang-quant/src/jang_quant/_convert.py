@@ -22,8 +22,8 @@ from jang_format import (
     refuse_existing,
 )
 from jang_quant._card import CARD_FILE, card
+from jang_quant._conversion import Conversion, ConvertedModule
 from jang_quant._errors import ConversionError, SourceError
-from jang_quant._outcome import Conversion, ConvertedModule
 from jang_quant._pipeline import BeyondF16Error, write_tensors
 from jang_quant._plan import DEFAULT_GROUP_SIZE, Plan, make_plan
 from jang_quant._profiles import Profile

@@ -6,8 +6,8 @@ from typing import Any
 
 from rich.table import Table
 
+from jang_quant._conversion import Conversion
 from jang_quant._memory import MemoryNeeds
-from jang_quant._outcome import Conversion
 from jang_quant._plan import Plan, PlannedModule, PlannedParameter
 from jang_quant._request import Prepared
 from jang_quant._sources.source import Source

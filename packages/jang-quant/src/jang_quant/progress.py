@@ -10,8 +10,8 @@ from jang_format import Progress
 from jang_format.terminal import Bar, Show, byte_progress, count_progress
 from jang_quant._calibration import collect
 from jang_quant._calibration.statistics import Calibration
+from jang_quant._conversion import Conversion
 from jang_quant._convert import convert
-from jang_quant._outcome import Conversion
 from jang_quant._plan import Plan
 from jang_quant._quantize import Recipe
 from jang_quant._request import Prepared, Request, calibration_of, prepare
