@@ -137,9 +137,11 @@ def vocabulary_size(directory: ModelDirectory) -> int:
     try:
         size = text_size(directory.config, "vocab_size")
     except JangFormatError as error:
-        raise ModelError(f"{directory.path}: {error}") from error
+        raise ModelError(f"{directory.path}/{error}") from error
     if size is None:
-        raise ModelError(f"{directory.path}: config.json: vocab_size: found nothing, expected one")
+        raise ModelError(
+            f"{directory.path}/config.json: vocab_size: found nothing, expected 1 or more"
+        )
     return size
 
 
