@@ -21,8 +21,8 @@ from typing import Final
 from conversion.models import MODELS, QUICK_MODELS, Model, made
 from conversion.page import Row, Run, page
 from conversion.programs import Program, mlx_lm, ours, published
+from quality.checkout import ROOT, checked_out_commit
 
-ROOT: Final = Path(__file__).parent.parent
 RESULT: Final = ROOT / "docs" / "results" / "conversion-speed.md"
 WATCH: Final = Path(__file__).parent / "conversion" / "watch.py"
 _READ_BYTES: Final = 1 << 24
@@ -133,9 +133,7 @@ def main() -> None:
         for model in models
         for row in measured(model, programs, work, options.runs, options.limit)
     ]
-    head = ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"]
-    commit = subprocess.run(head, check=True, capture_output=True, text=True).stdout.strip()
-    text = page(rows, models, command_line(options), commit)
+    text = page(rows, models, command_line(options), checked_out_commit())
     if not options.quick:
         RESULT.write_text(text)
     print(text)

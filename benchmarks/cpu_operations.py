@@ -11,7 +11,6 @@ docs/results/cpu-operations.md; takes half a minute.
 
 import platform
 import statistics
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -23,6 +22,7 @@ from typing import Any, Final, cast
 import jang_runtime.blas  # isort: skip  # before MLX
 import mlx.core as mx
 from mlx_lm.models.activations import swiglu
+from quality.checkout import ROOT, checked_out_commit
 
 from jang_quant import convert, find_profile, open_source, plan_source
 from jang_runtime._bench_conditions import conditions
@@ -30,7 +30,6 @@ from jang_runtime._blocks.matrices import after
 from jang_runtime._model import load
 from jang_runtime._native import cpu_kernels, cpu_kernels_description
 
-ROOT: Final = Path(__file__).parent.parent
 PAGE: Final = ROOT / "docs" / "results" / "cpu-operations.md"
 RUNS: Final = 9
 LAYERS: Final = 30
@@ -196,10 +195,7 @@ def page(rows: list[tuple[Operation, list[float], list[float]]], directory: Path
     built, evaluated = token_times(directory)
     where = conditions({}, None)
     versions = ", ".join(f"{name} {version(name)}" for name in ("mlx", "mlx-lm", "jang-runtime"))
-    commit = subprocess.run(
-        ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"],
-        check=True, capture_output=True, text=True,
-    ).stdout.strip()  # fmt: skip
+    commit = checked_out_commit()
     lines = [
         "# Where a token's time goes on a CPU",
         "",

@@ -10,7 +10,6 @@ import os
 import platform
 import shutil
 import statistics
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
+from quality.checkout import ROOT, checked_out_commit
 from safetensors import numpy as library
 from safetensors import safe_open
 
@@ -44,7 +44,6 @@ from jang_format import (
     validate,
 )
 
-ROOT: Final = Path(__file__).parent.parent
 RESULT: Final = ROOT / "docs" / "results" / "format-speed.md"
 RUNS: Final = 7
 MODULES: Final = 60
@@ -202,13 +201,11 @@ def directory_works(work: Path) -> Works:
 
 def conditions() -> str:
     """What was measured, on what."""
-    commit = ["git", "rev-parse", "--short", "HEAD"]
-    head = subprocess.run(commit, check=True, capture_output=True, text=True, cwd=ROOT).stdout
     return (
         f"{MODULES} matrices {list(SHAPE)} in {BITS} bits, in one file. {platform.machine()}, "
         f"Python {platform.python_version()}, numpy {version('numpy')}, safetensors "
-        f"{version('safetensors')}, commit {head.strip()}. Median of {RUNS} runs, files in the "
-        "page cache."
+        f"{version('safetensors')}, commit {checked_out_commit()}. Median of {RUNS} runs, files in "
+        "the page cache."
     )
 
 

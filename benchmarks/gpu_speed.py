@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from packed_models import LLAMA_1B, write_packed_model
-from speed.page import ROOT, current_commit, page
+from quality.checkout import ROOT, checked_out_commit
+from speed.page import page
 
 from jang_format.terminal import count_progress
 from jang_runtime._bench import bench, ours, stock_mlx_lm
@@ -96,7 +97,7 @@ def main() -> None:
         record = bench(model, contenders, plan, show)
     if options.record is not None:
         options.record.write_text(json.dumps(record.as_json(), indent=2))
-    commit = options.commit or current_commit()
+    commit = options.commit or checked_out_commit()
     text = page("Speed on a GPU", _INTRODUCTION, command_line(options), [record], commit)
     if not options.quick:
         options.page.write_text(text)

@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-ROOT: Final = Path(__file__).parent.parent
+from quality.checkout import ROOT, checked_out_commit
+
 RESULT: Final = ROOT / "docs" / "results" / "qa-smollm2.md"
 PROFILES: Final = ("JANG_4M", "JANG_3M", "JANG_2S", "UNIFORM_2")
 
@@ -59,7 +60,7 @@ def ask(profile: str, work: Path) -> Path:
 
 def main() -> None:
     """Make the table and write the page."""
-    commit = run("git", "-C", str(ROOT), "rev-parse", "--short", "HEAD").strip()
+    commit = checked_out_commit()
     with tempfile.TemporaryDirectory() as work:
         # By their names alone: the page is not to hold paths of the machine that made it.
         results = [ask(profile, Path(work)).name for profile in PROFILES]

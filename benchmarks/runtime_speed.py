@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Final
 
 from conversion.programs import install
-from speed.page import ROOT, current_commit, page
+from quality.checkout import ROOT, checked_out_commit
+from speed.page import page
 
 from jang_format.terminal import count_progress
 from jang_quant import convert, find_profile, open_source, plan_source
@@ -92,7 +93,7 @@ def main() -> None:
     )
     given = ["DIR" if part == str(options.work) else part for part in sys.argv[1:]]
     command = shlex.join(["uv", "run", "python", "benchmarks/runtime_speed.py", *given])
-    text = page("Speed on the CPU", _INTRODUCTION, command, records, current_commit())
+    text = page("Speed on the CPU", _INTRODUCTION, command, records, checked_out_commit())
     if not options.quick:
         RESULT.write_text(text)
     print(text)

@@ -24,11 +24,11 @@ from pathlib import Path
 from runpy import run_path
 from typing import Any, Final
 
+from quality.checkout import ROOT, checked_out_commit
 from service.campaign import Record, Size, campaign
 from service.checks import MEMORY_TOLERANCE, complaints
 from service.load_page import outcome_table, page
 from service.processes import our_server
-from speed.page import ROOT, current_commit
 
 from jang_format.terminal import count_progress
 
@@ -126,7 +126,7 @@ def main() -> None:
     else:
         given = ["DIR" if part == str(options.work) else part for part in sys.argv[1:]]
         command = shlex.join(["uv", "run", "python", "benchmarks/service_load.py", *given])
-        text = page(record, found, command, options, current_commit())
+        text = page(record, found, command, options, checked_out_commit())
         print(text)
         if not found:
             RESULT.write_text(text)

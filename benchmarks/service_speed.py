@@ -21,12 +21,12 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
+from quality.checkout import ROOT, checked_out_commit
 from service.float32_model import float32_model
 from service.processes import free_port, http_server, our_server
 from service.speed_page import Conduct, page
 from service.speed_programs import Take, Work, engine_in_process, fewer, over_grpc, over_http
 from service.watching import Speeds
-from speed.page import ROOT, current_commit
 
 from jang_format.terminal import count_progress
 from jang_runtime import Client
@@ -130,7 +130,7 @@ def main() -> None:
     placeholders = {str(options.work): "DIR", str(options.model): "MODEL"}
     given = [placeholders.get(part, part) for part in sys.argv[1:]]
     command = shlex.join(["uv", "run", "python", "benchmarks/service_speed.py", *given])
-    text = page(conduct, command, options, current_commit())
+    text = page(conduct, command, options, checked_out_commit())
     print(text)
     if not options.quick:
         RESULT.write_text(text)

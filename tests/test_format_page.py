@@ -16,6 +16,7 @@ from jang_format import (
     read_directory,
     validate,
 )
+from jang_format._json import DEEPEST_JSON, LARGEST_JSON, MOST_CONTAINERS, parse_object
 
 PAGE = (Path(__file__).parent.parent / "docs" / "FORMAT.md").read_text()
 EXAMPLES = [
@@ -65,7 +66,18 @@ def check_offsets(widths: str, expected: str) -> None:
     assert found.tolist() == numbers(expected)
 
 
+def check_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"\S"):
+        parse_object(text.encode())
+
+
+def check_read(text: str) -> None:
+    assert list(parse_object(text.encode())) == ["a"]
+
+
 KINDS = {
+    r"json refused: (.*)": check_refused,
+    r"json read: (.*)": check_read,
     r"pack (\d): ([\d ]+) = ([\dA-F ]+)": check_packing,
     rf"f16: {NUMBER} = ([\dA-F ]+)": check_f16,
     rf"value code (\d+), scale {NUMBER}, bias {NUMBER} = {NUMBER}": check_value,
@@ -86,6 +98,16 @@ def test_the_page_has_an_example_of_every_kind_and_width() -> None:
         assert any(re.fullmatch(kind, line) for line in EXAMPLES), kind
     assert {line[5] for line in EXAMPLES if line.startswith("pack")} == set("234568")
     assert "pack 3: 5 3 7 1 0 6 2 4 = DD 03 8B" in EXAMPLES
+
+
+def test_the_page_states_the_bounds_of_json_that_the_reader_has() -> None:
+    assert f"at most {LARGEST_JSON >> 20} MiB." in PAGE
+    assert f"nested at most {DEEPEST_JSON} levels deep" in PAGE
+    assert f"At most 2^{MOST_CONTAINERS.bit_length() - 1} of the bytes" in PAGE
+    assert MOST_CONTAINERS.bit_count() == 1
+    digits = re.findall(r"no integer of more than (\d+) digits", PAGE)
+    check_read(f'{{"a": {"1" * int(digits[0])}}}')
+    check_refused(f'{{"a": {"1" * (int(digits[0]) + 1)}}}')
 
 
 def bytes_of(kind: str, content: str) -> bytes:

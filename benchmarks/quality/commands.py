@@ -7,7 +7,6 @@ from pathlib import Path
 from shutil import rmtree
 from typing import Final
 
-ROOT: Final = Path(__file__).parents[2]
 # The name under which jang-quant knows the model.
 SOURCE: Final = "smollm2"
 # As a user's `jang-quant`, whether or not its directory is on the PATH.

@@ -20,10 +20,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from commands import ROOT, once, run, say
+from checkout import ROOT, checked_out_commit
+from commands import once, run, say
 from plain_llama import read_weights
 from safetensors.numpy import save_file  # pyright: ignore[reportUnknownVariableType]
-from serving import PROFILE, commit, convert, judge, served
+from serving import PROFILE, convert, judge, served
 
 RESULT: Final = ROOT / "docs" / "results" / "mmlu-lm-eval-smollm2.md"
 SHOTS: Final = (0, 5)
@@ -148,7 +149,7 @@ The last column is the largest of a log-probability of one of the four letters, 
   {versions["transformers"]}, torch {versions["torch"]}.
 - Questions: `--subset {subset} --seed 0` of the subjects whose CSV files are there ({present} of
   57), sha256 with shots {sha256[:16]}….
-- Commit {commit()}, {platform.system()} on {platform.machine()}.
+- Commit {checked_out_commit()}, {platform.system()} on {platform.machine()}.
 """
 
 

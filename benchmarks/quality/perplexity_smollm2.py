@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from commands import ROOT, say
+from checkout import ROOT, checked_out_commit
+from commands import say
 from plain_llama import PlainLlama, read_llama, token_logprobs
-from serving import PROFILE, commit, convert, judge, served
+from serving import PROFILE, convert, judge, served
 from tokenizers import Tokenizer
 
 RESULT: Final = ROOT / "docs" / "results" / "perplexity-smollm2.md"
@@ -118,7 +119,8 @@ Differences are relative; the last column is the largest of any window.
 - Text: {text}, sha256 {sha256[:16]}…. Windows are spread evenly over it; strided windows
   count their last 512 tokens, those of llama.cpp 255 of 512. So few windows say little
   about the whole text: compare the columns, not the rows.
-- Commit {commit()}, {platform.system()} on {platform.machine()}, numpy {np.__version__}.
+- Commit {checked_out_commit()}, {platform.system()} on {platform.machine()},
+  numpy {np.__version__}.
 """
 
 

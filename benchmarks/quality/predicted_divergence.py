@@ -19,7 +19,7 @@ import jang_runtime.blas  # noqa: F401 # pyright: ignore[reportUnusedImport]
 # isort: split
 from calibrations import describe
 from campaign import Campaign, Candidate, arguments, begin, finish
-from commands import ROOT
+from checkout import ROOT
 from divergence import Divergence
 from models import Logits, Weights, model_of, source_weights
 from predicted_page import Point, page, series

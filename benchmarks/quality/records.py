@@ -3,7 +3,6 @@
 import hashlib
 import json
 import platform
-import subprocess
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -12,7 +11,7 @@ from typing import Any, Final, cast
 
 import mlx.core as mx
 import numpy as np
-from commands import ROOT
+from checkout import checked_out_commit
 from divergence import Divergence
 from numpy.typing import NDArray
 
@@ -131,10 +130,3 @@ def _place() -> str:
     if device == mx.Device(mx.gpu):
         return f"one {name}"
     return f"{name}, {platform.system()}, {blas_in_use()}"
-
-
-def checked_out_commit() -> str:
-    """The commit of this repository, or "unknown" where git cannot be asked."""
-    command = ["git", "describe", "--always", "--dirty"]
-    found = subprocess.run(command, check=False, capture_output=True, text=True, cwd=ROOT)
-    return found.stdout.strip() or "unknown"

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from commands import JANG_QUANT, ROOT, SOURCE, once, run
+from commands import JANG_QUANT, SOURCE, once, run
 
 PROFILE: Final = "UNIFORM_4"
 
@@ -34,11 +34,6 @@ def served(directory: Path) -> Generator[str]:
 def judge(task: str, address: str, *options: str) -> dict[str, Any]:
     """The result of a task of `jang-eval`."""
     return json.loads(run([_program("jang-eval"), task, "--target", address, "--json", *options]))
-
-
-def commit() -> str:
-    """What of the code is measured."""
-    return run(["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"]).strip()
 
 
 def _program(name: str) -> str:

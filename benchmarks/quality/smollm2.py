@@ -15,7 +15,7 @@ import jang_runtime.blas  # noqa: F401 # pyright: ignore[reportUnusedImport]
 
 # isort: split
 from campaign import Campaign, Candidate, arguments, begin, finish
-from commands import ROOT
+from checkout import ROOT
 from divergence import Divergence
 from models import Logits, directory_weights, model_of, size_of
 from ours import Conversion, calibration_of, convert, damage_of

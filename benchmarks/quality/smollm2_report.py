@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Final
 
 from calibrations import calibrate
-from commands import ROOT, SOURCE
+from checkout import ROOT, checked_out_commit
+from commands import SOURCE
 from peers import Workshop, make_all, recipe, uniform, write_source
-from records import checked_out_commit
 
 from jang_quant import open_source
 

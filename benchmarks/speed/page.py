@@ -1,14 +1,10 @@
 """A page of results from the records of benchmarks."""
 
-import subprocess
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Final
 
 from jang_runtime._bench_record import BenchRecord, ProgramRecord, times_as_good
 from jang_runtime._bench_report import described, measure_name
-
-ROOT: Final = Path(__file__).parents[2]
 
 EXPLANATION: Final = """
 Each cell: the median of all runs, the lowest and the highest, and how many times as good ours is.
@@ -48,12 +44,6 @@ def page(
     for record in records:
         lines += ["", *_table(record)]
     return "\n".join(lines) + "\n" + EXPLANATION
-
-
-def current_commit() -> str:
-    """The commit of this checkout, for the page."""
-    head = ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"]
-    return subprocess.run(head, check=True, capture_output=True, text=True).stdout.strip()
 
 
 def _facts(record: BenchRecord) -> str:

@@ -285,7 +285,7 @@ def description_cases() -> Iterator[tuple[str, Case]]:
             yield f"digest {text}, {base}", Case(base, edits, message)
     for text in ("0", "-64", "65", "64.0", '"64"', "true", "null", str(2**40), str(10**400)):
         edits = value("jjqf_config.json", "quantization", "block_size", to=text)
-        message = r"quantization\.block_size: found .*, expected 32, 64 or 128"
+        message = r"quantization\.block_size: found .*, expected one of \(32, 64, 128\)"
         yield f"block_size {text}", Case("old blocks", edits, message)
 
 

@@ -361,7 +361,7 @@ MANIFEST = [
     ),
     blocks(
         manifest(inside("quantization", put("block_size", 7))),
-        "error manifest quantization.block_size: 7, expected 32, 64 or 128",
+        "error manifest quantization.block_size: 7, expected one of (32, 64, 128)",
     ),
     both(
         manifest(inside("architecture", put("type", "x"))),

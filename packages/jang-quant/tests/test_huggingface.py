@@ -11,6 +11,7 @@ import pytest
 
 from conftest import write_tiny_source
 from jang_quant import SourceError, open_source
+from jang_quant._calibration.run import encoder
 from jang_quant._sources.config_keys import mlx_config
 
 
@@ -177,3 +178,29 @@ def test_a_directory_that_cannot_be_converted_says_why_in_one_line(
     with pytest.raises(SourceError, match=message) as caught:
         open_source(str(directory))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("error", [OSError(), OSError("\n"), OSError("no route\nto the host")])
+def test_a_hub_that_fails_without_a_word_is_one_line_too(
+    error: OSError, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fail)
+    message = r"^a/b: the Hugging Face hub does not give it \((OSError|no route)\)$"
+    with pytest.raises(SourceError, match=message):
+        open_source("a/b")
+
+
+def test_a_tokenizer_that_fails_without_a_word_is_one_line_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = open_source(str(write_tiny_source(tmp_path / "source")))
+
+    def fail(*_: object, **__: object) -> None:
+        raise ValueError
+
+    monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", fail)
+    with pytest.raises(SourceError, match=r"no tokenizer, which a text needs \(ValueError\)$"):
+        encoder(source)

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from jang_format import read_directory, summarize, validate
 from jang_quant import Recipe, Request, convert, open_source, prepare
-from jang_quant._request import parse_size
+from jang_quant._sizes import parse_size
 from jang_quant.cli import app
 
 

@@ -7,10 +7,10 @@ from jang_format._block_layout import (
     block_offsets,
     block_specs,
 )
-from jang_format._convert import LayoutConversion, convert_layout
+from jang_format._convert import LayoutConversion, Progress, convert_layout
 from jang_format._diff import Difference, diff
 from jang_format._digests import DIGESTS_FILE, directory_digest
-from jang_format._dtypes import STORAGE, decode_floats, encode_floats, fits_f16
+from jang_format._dtypes import STORAGE, decode_floats, encode_floats
 from jang_format._errors import (
     DirectoryError,
     InvalidFileError,
@@ -19,8 +19,10 @@ from jang_format._errors import (
     MissingFileError,
     OutputError,
     UnsupportedVersionError,
+    first_line,
 )
 from jang_format._files import read_json
+from jang_format._json import section
 from jang_format._layouts import BLOCK_LAYOUT, LAYOUTS, MLX_LAYOUT, Layout, LayoutName
 from jang_format._manifest import (
     MANIFEST_FILE,
@@ -29,6 +31,7 @@ from jang_format._manifest import (
     manifest,
     quantization_config,
 )
+from jang_format._matrices import Matrices, count_matrices
 from jang_format._mlx_layout import mlx_arrays, mlx_specs
 from jang_format._packing import BIT_WIDTHS, pack_codes, unpack_codes
 from jang_format._plot import check_picture, draw
@@ -49,12 +52,13 @@ from jang_format._safetensors import (
     read_header,
     read_weight_file,
 )
+from jang_format._sizes import text_size
 from jang_format._summary import Summary, SummaryModule, SummaryRow, summarize, summary_of
 from jang_format._tensor_file import write_tensor_file
 from jang_format._validate import Problem, Validation, validate
 from jang_format._version import __version__
+from jang_format._whole_file import PARTIAL_SUFFIX, write_whole
 from jang_format._writer import (
-    PARTIAL_SUFFIX,
     DirectoryWriter,
     open_writer,
     refuse_existing,
@@ -81,10 +85,12 @@ __all__ = [
     "Layout",
     "LayoutConversion",
     "LayoutName",
+    "Matrices",
     "MissingFileError",
     "ModelDirectory",
     "OutputError",
     "Problem",
+    "Progress",
     "Provenance",
     "QuantizedModule",
     "QuantizedTensor",
@@ -105,13 +111,14 @@ __all__ = [
     "block_specs",
     "check_picture",
     "convert_layout",
+    "count_matrices",
     "decode_floats",
     "dequantize",
     "diff",
     "directory_digest",
     "draw",
     "encode_floats",
-    "fits_f16",
+    "first_line",
     "manifest",
     "mlx_arrays",
     "mlx_specs",
@@ -124,11 +131,14 @@ __all__ = [
     "read_json",
     "read_weight_file",
     "refuse_existing",
+    "section",
     "summarize",
     "summary_of",
+    "text_size",
     "to_blocks",
     "unpack_codes",
     "validate",
     "weight_bytes_of",
     "write_tensor_file",
+    "write_whole",
 ]

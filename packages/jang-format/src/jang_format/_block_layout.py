@@ -18,6 +18,7 @@ from jang_format._quantized import (
     GROUP_SIZES,
     QuantizedTensor,
     check_group_size,
+    group_offsets,
     pack_groups,
     uniform_bit_map,
 )
@@ -114,10 +115,7 @@ def block_offsets(widths: NDArray[np.uint8], block_size: int = BLOCK_SIZE) -> ND
 
     A tensor may be larger than 4 GiB: the widths tell how often the offsets have wrapped.
     """
-    starts = np.zeros(widths.size, dtype="<u4")
-    np.cumsum(widths[:-1], dtype=np.uint32, out=starts[1:])
-    starts *= np.uint32(block_size // 8)
-    return starts
+    return group_offsets(widths, block_size, np.uint32)
 
 
 def read_module(

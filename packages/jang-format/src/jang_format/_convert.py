@@ -1,6 +1,5 @@
 """A directory from one layout into the other, or into today's form of its own."""
 
-import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -15,6 +14,7 @@ from jang_format._block_layout import BLOCK_SIZE, block_arrays
 from jang_format._digests import DIGESTS_FILE
 from jang_format._errors import InvalidTensorError, OutputError
 from jang_format._files import locate
+from jang_format._json import section
 from jang_format._layouts import LAYOUTS, MLX_LAYOUT, Layout
 from jang_format._manifest import (
     FORMAT,
@@ -22,8 +22,8 @@ from jang_format._manifest import (
     READABLE_MANIFESTS,
     QuantizedModule,
     quantization_config,
-    section,
 )
+from jang_format._matrices import count_matrices
 from jang_format._mlx_layout import mlx_arrays
 from jang_format._quantized import QuantizedTensor
 from jang_format._reader import CONFIG_FILE, ModelDirectory
@@ -85,6 +85,11 @@ class _Step:
     group_size: int | None = None
     requantized: bool = False
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of what is written."""
+        return sum(spec.nbytes for spec in self.specs)
+
 
 def convert_layout(
     directory: ModelDirectory,
@@ -113,12 +118,12 @@ def convert_layout(
         raise OutputError(f"OUT: found {out}, expected a directory outside {directory.path}")
     steps = [*_module_steps(directory, layout, requantize), *_other_steps(directory)]
     specs = [spec for step in steps for spec in step.specs]
-    done, total = 0, sum(spec.nbytes for spec in specs)
+    done, total = 0, sum(step.nbytes for step in steps)
     with open_writer(out, specs, layout=layout) as writer:
         for step in steps:
             for name, data in step.arrays().items():
                 writer.write_tensor(name, data)
-            done += sum(spec.nbytes for spec in step.specs)
+            done += step.nbytes
             on_progress(Progress(done=done, total=total, path=step.path))
         _write_descriptions(writer, directory, layout, steps)
         weight_bytes = writer.weight_bytes
@@ -217,7 +222,7 @@ def _manifest(
     directory: ModelDirectory, layout: Layout, steps: list[_Step], weight_bytes: int
 ) -> dict[str, Any]:
     """The old manifest with what the conversion has changed."""
-    bits_per_weight = _bits_per_weight(steps)
+    bits_per_weight = count_matrices((step.shape, step.nbytes) for step in steps).bits_per_weight
     old = section(directory.manifest, "quantization").items()
     quantization = {key: value for key, value in old if not key.startswith(_STALE_PREFIX)}
     quantization |= {
@@ -237,11 +242,3 @@ def _manifest(
         "quantization": quantization,
         "runtime": {"total_weight_bytes": weight_bytes},
     }
-
-
-def _bits_per_weight(steps: list[_Step]) -> float:
-    """Over all matrices, embeddings included, with scales, zeros and maps."""
-    matrices = [step for step in steps if len(step.shape) >= 2]
-    parameters = sum(math.prod(step.shape) for step in matrices)
-    nbytes = sum(spec.nbytes for step in matrices for spec in step.specs)
-    return 8 * nbytes / parameters if parameters else 0.0

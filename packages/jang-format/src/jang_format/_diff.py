@@ -14,8 +14,9 @@ from jang_format._digests import DIGESTS_FILE
 from jang_format._distance import ModuleDifference, Stored, compare
 from jang_format._errors import InvalidFileError, describe, printable
 from jang_format._files import locate
+from jang_format._json import section
 from jang_format._layouts import LAYOUTS
-from jang_format._manifest import READABLE_MANIFESTS, section
+from jang_format._manifest import READABLE_MANIFESTS
 from jang_format._reader import CONFIG_FILE, ModelDirectory
 
 # Bytes of a file that are looked at together.

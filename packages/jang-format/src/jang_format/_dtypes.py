@@ -32,7 +32,7 @@ STORAGE: Final[dict[str, np.dtype[Any]]] = {
 
 FLOATS: Final = ("F32", "F16", "BF16")
 
-_LARGEST_F16: Final = 65504.0
+LARGEST_F16: Final = 65504.0
 
 
 def decode_floats(stored: NDArray[Any], dtype: str) -> NDArray[np.float32]:
@@ -57,9 +57,9 @@ def encode_floats(values: NDArray[np.float32], dtype: str) -> NDArray[Any]:
     if dtype == "F32":
         return np.ascontiguousarray(values, dtype="<f4")
     if dtype == "F16":
-        if not fits_f16(values):
+        if not _fits_f16(values):
             raise InvalidTensorError(
-                f"values: found {np.abs(values).max():g}, expected at most {_LARGEST_F16:g} for F16"
+                f"values: found {np.abs(values).max():g}, expected at most {LARGEST_F16:g} for F16"
             )
         return values.astype("<f2")
     if dtype == "BF16":
@@ -69,6 +69,6 @@ def encode_floats(values: NDArray[np.float32], dtype: str) -> NDArray[Any]:
     raise InvalidTensorError(f"dtype: found {dtype}, expected one of {FLOATS}")
 
 
-def fits_f16(values: NDArray[np.float32]) -> bool:
+def _fits_f16(values: NDArray[np.float32]) -> bool:
     """Whether no value is beyond the range of float16."""
-    return values.size == 0 or float(np.abs(values).max()) <= _LARGEST_F16
+    return values.size == 0 or float(np.abs(values).max()) <= LARGEST_F16

@@ -77,6 +77,20 @@ def printable(text: str) -> str:
     return f"{escaped[:_LONGEST_PART]}…{escaped[-_LONGEST_PART:]}"
 
 
+def first_line(error: Exception, *, named: bool = False) -> str:
+    """What another library's error says, in one line; the name of its class if it says nothing.
+
+    Args:
+        error: The error, whose message may have many lines or be empty.
+        named: Whether the name of its class goes before what it says.
+    """
+    name = type(error).__name__
+    said = str(error).strip().splitlines()
+    if not said:
+        return name
+    return f"{name}: {said[0]}" if named else said[0]
+
+
 def describe(value: object) -> str:
     """A JSON value for a message: scalars as they are, the rest by its kind."""
     if isinstance(value, dict):

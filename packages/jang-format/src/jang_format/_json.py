@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Final, NoReturn, cast
 
 LARGEST_JSON: Final = 32 * 1024 * 1024
@@ -42,6 +42,12 @@ def parse_object(content: bytes) -> dict[str, Any]:
         # Escapes of half a surrogate pair parse, and then cannot be printed or written.
         json.dumps(parsed, ensure_ascii=False).encode("utf-8")
     return cast(dict[str, Any], parsed)
+
+
+def section(content: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    """An object inside another; empty where there is none."""
+    found = content.get(key)
+    return cast(dict[str, Any], found) if isinstance(found, dict) else {}
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

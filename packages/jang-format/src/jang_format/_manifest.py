@@ -9,19 +9,24 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final
 
+from jang_format._block_layout import BLOCK_SIZE
 from jang_format._digests import DIGESTS_FILE
 from jang_format._errors import InvalidFileError, Report, UnsupportedVersionError, describe
 from jang_format._files import read_json
+from jang_format._json import section
 from jang_format._layouts import LAYOUTS, MLX_LAYOUT, Layout
+from jang_format._packing import BIT_WIDTHS
+from jang_format._quantized import GROUP_SIZES
 
 FORMAT: Final = "jang"
 MANIFEST_FILE: Final = "jang_config.json"
 READABLE_FORMATS: Final = (FORMAT, "jjqf", "mxq")
 READABLE_MANIFESTS: Final = (MANIFEST_FILE, "jjqf_config.json", "jang_cfg.json", "mxq_config.json")
 _MAJORS: Final = tuple(layout.major for layout in LAYOUTS.values())
-_DEFAULT_BLOCK_SIZE: Final = 64
+# What stock readers are told to take for modules without an entry, where there are none at all.
+_NO_MODULES: Final = (max(BIT_WIDTHS), BLOCK_SIZE)
 
 
 @dataclass(frozen=True)
@@ -50,7 +55,7 @@ class Provenance:
         architecture: `model_type` of config.json.
         profile: Name of the profile or budget.
         method: Quantization method, such as "rtn".
-        bits_per_weight: Over all quantizable matrices, embeddings included, with scales and biases.
+        bits_per_weight: As `count_matrices` counts them.
         parameters: Number of weights of the model.
         producer: Program and version that wrote the directory.
         calibration: The text that was run through the source: origin, tokens, seed, digest; None
@@ -75,7 +80,7 @@ def quantization_config(modules: Mapping[str, QuantizedModule]) -> dict[str, Any
     The top-level bits and group size, which readers fall back on, are the most frequent ones.
     """
     common = Counter((module.bits, module.group_size) for module in modules.values())
-    bits, group_size = common.most_common(1)[0][0] if common else (8, 64)
+    bits, group_size = common.most_common(1)[0][0] if common else _NO_MODULES
     entry: dict[str, Any] = {"group_size": group_size, "bits": bits, "mode": "affine"}
     for path, module in sorted(modules.items()):
         entry[path] = {"group_size": module.group_size, "bits": module.bits, "mode": "affine"}
@@ -104,7 +109,9 @@ def manifest(
             "target_bits": round(provenance.bits_per_weight, 4),
             "actual_bits": round(provenance.bits_per_weight, 4),
             "bits_per_weight": provenance.bits_per_weight,
-            "block_size": max((module.group_size for module in modules.values()), default=64),
+            "block_size": max(
+                (module.group_size for module in modules.values()), default=BLOCK_SIZE
+            ),
             "bit_widths_used": sorted({module.bits for module in modules.values()}),
         },
         "source_model": {
@@ -156,19 +163,14 @@ def major_version(version: Any) -> str | None:
     return None
 
 
-def section(content: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    """An object inside a description; empty where there is none."""
-    found = content.get(key)
-    return cast(dict[str, Any], found) if isinstance(found, dict) else {}
-
-
 def block_size(file: Path, manifest: Mapping[str, Any]) -> int:
     """Size of the blocks in block layout, where the tensors do not tell.
 
     Raises:
         InvalidFileError: If it is no size that a block can have.
     """
-    stated = section(manifest, "quantization").get("block_size", _DEFAULT_BLOCK_SIZE)
-    if type(stated) is not int or stated not in (32, 64, 128):
-        raise InvalidFileError(file, "quantization.block_size", describe(stated), "32, 64 or 128")
+    stated = section(manifest, "quantization").get("block_size", BLOCK_SIZE)
+    if type(stated) is not int or stated not in GROUP_SIZES:
+        wanted = f"one of {GROUP_SIZES}"
+        raise InvalidFileError(file, "quantization.block_size", describe(stated), wanted)
     return stated

@@ -2,8 +2,6 @@
 
 import io
 import math
-import os
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -15,7 +13,7 @@ import numpy as np
 from jang_format._errors import OutputError
 from jang_format._heatmap import Block, Cell, blocks_of, plain_text
 from jang_format._summary import Summary
-from jang_format._writer import PARTIAL_SUFFIX
+from jang_format._whole_file import write_whole
 
 # Without dates and versions, so that equal directories give equal files.
 _METADATA: Final[Mapping[str, dict[str, Any]]] = {
@@ -71,7 +69,10 @@ def draw(summary: Summary, file: Path) -> None:
         _figure(summary).savefig(
             content, format=suffix[1:], dpi=_DOTS_PER_INCH, metadata=_METADATA[suffix]
         )
-    _write(file, content.getvalue())
+    try:
+        write_whole(file, content.getvalue())
+    except OSError as error:
+        raise OutputError(f"{file}: cannot be written ({error.strerror})") from error
 
 
 def check_picture(file: Path) -> None:
@@ -87,18 +88,6 @@ def check_picture(file: Path) -> None:
         raise OutputError(
             "plots need matplotlib, which is missing: pip install 'jang-format[plot]'"
         )
-
-
-def _write(file: Path, content: bytes) -> None:
-    work = file.with_name(f".{uuid.uuid4().hex}{PARTIAL_SUFFIX}")
-    try:
-        try:
-            work.write_bytes(content)
-            os.replace(work, file)
-        finally:
-            work.unlink(missing_ok=True)
-    except OSError as error:
-        raise OutputError(f"{file}: cannot be written ({error.strerror})") from error
 
 
 def _megabytes(nbytes: int) -> str:

@@ -1,7 +1,7 @@
 """The in-memory form of a quantized tensor of either layout, and what it stands for."""
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +11,8 @@ from jang_format._errors import InvalidTensorError
 from jang_format._packing import BIT_WIDTHS, check_bits, pack_codes, unpack_codes
 
 GROUP_SIZES: Final = (32, 64, 128)
+
+_Integer = TypeVar("_Integer", bound=np.integer[Any])
 
 
 def check_group_size(group_size: int) -> None:
@@ -199,9 +201,17 @@ def pack_groups(codes: NDArray[np.uint8], bit_map: NDArray[np.uint8]) -> NDArray
     return packed
 
 
-def group_offsets(widths: NDArray[np.uint8], group_size: int) -> NDArray[np.int64]:
-    """Where each group's bytes begin in the packed stream, int64 like the widths `[groups]`."""
-    starts = np.zeros(widths.size, dtype=np.int64)
-    np.cumsum(widths[:-1], dtype=np.int64, out=starts[1:])
-    starts *= group_size // 8
+def group_offsets(
+    widths: NDArray[np.uint8], group_size: int, dtype: type[_Integer] = np.int64
+) -> NDArray[_Integer]:
+    """Where each group's bytes begin in the packed stream, modulo the range of `dtype`.
+
+    Args:
+        widths: Of each group, `[groups]`; so is what is returned.
+        group_size: Codes of a group.
+        dtype: Type of the offsets.
+    """
+    starts = np.zeros(widths.size, dtype=dtype)
+    np.cumsum(widths[:-1], dtype=dtype, out=starts[1:])
+    starts *= dtype(group_size // 8)
     return starts

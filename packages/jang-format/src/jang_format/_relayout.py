@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jang_format._block_layout import BLOCK_SIZE, assemble_blocks, block_specs
-from jang_format._dtypes import decode_floats, encode_floats
+from jang_format._dtypes import LARGEST_F16, decode_floats, encode_floats
 from jang_format._errors import InvalidTensorError
 from jang_format._mlx_layout import mlx_specs
 from jang_format._packing import pack_codes
@@ -24,7 +24,6 @@ from jang_format._safetensors import TensorSpec
 _SMALLEST_GROUP: Final = 32
 # From here on a zero point rounded to F16 is off by a whole step or more.
 _LARGEST_ZERO: Final = 4096.0
-_LARGEST_F16: Final = 65504.0
 _SMALLEST_F16: Final = 2.0**-24
 
 Floats = NDArray[np.float32]
@@ -175,7 +174,7 @@ def _with_zeros(tensor: QuantizedTensor) -> QuantizedTensor:
 
 def _power_of_two_steps(scales: Floats, biases: Floats) -> Floats:
     """Powers of two, not below the scales, by which the biases divide to what F16 holds."""
-    least = np.maximum(np.abs(scales), np.abs(biases) / np.float32(_LARGEST_F16))
+    least = np.maximum(np.abs(scales), np.abs(biases) / np.float32(LARGEST_F16))
     exponents = np.ceil(np.log2(np.maximum(least, np.float32(_SMALLEST_F16))))
     return np.copysign(np.exp2(exponents), scales).astype(np.float32)
 

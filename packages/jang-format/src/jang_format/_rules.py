@@ -14,8 +14,9 @@ from jang_format._block_layout import PARTS as BLOCK_PARTS
 from jang_format._dtypes import FLOATS
 from jang_format._errors import DirectoryError, InvalidFileError, MissingFileError, describe
 from jang_format._files import read_json
+from jang_format._json import section
 from jang_format._layouts import BLOCK_LAYOUT, MLX_LAYOUT
-from jang_format._manifest import FORMAT, MANIFEST_FILE, major_version, section
+from jang_format._manifest import FORMAT, MANIFEST_FILE, major_version
 from jang_format._packing import BIT_WIDTHS
 from jang_format._quantized import GROUP_SIZES, QuantizedTensor
 from jang_format._reader import CONFIG_FILE, ModelDirectory, attempt

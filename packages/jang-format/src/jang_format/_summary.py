@@ -10,7 +10,8 @@ from typing import Any, Final
 import numpy as np
 
 from jang_format._digests import digest_of, directory_digest
-from jang_format._manifest import section
+from jang_format._json import section
+from jang_format._matrices import count_matrices
 from jang_format._reader import ModelDirectory
 
 EMBEDDING_ROLES: Final = ("embedding", "head")
@@ -145,8 +146,7 @@ def summary_of(
         weight_bytes: Size of the weight files.
         digest: That of the directory; None where there is none.
     """
-    matrices = [module for module in modules if len(module.shape) >= 2]
-    inner = [module for module in matrices if module.role not in EMBEDDING_ROLES]
+    inner = [module for module in modules if module.role not in EMBEDDING_ROLES]
     bytes_by_role: dict[str, int] = defaultdict(int)
     for module in modules:
         bytes_by_role[module.role] += module.nbytes
@@ -158,7 +158,7 @@ def summary_of(
         plan_digest=_plan_digest(modules),
         parameters=sum(module.parameters for module in modules),
         weight_bytes=weight_bytes,
-        bits_per_weight=_bits_per_weight(matrices),
+        bits_per_weight=_bits_per_weight(modules),
         bits_per_weight_without_embeddings=_bits_per_weight(inner),
         bytes_by_role=dict(sorted(bytes_by_role.items(), key=lambda item: -item[1])),
         rows=_rows(modules),
@@ -234,9 +234,7 @@ def _rows(modules: Iterable[SummaryModule]) -> tuple[SummaryRow, ...]:
 
 
 def _bits_per_weight(modules: Iterable[SummaryModule]) -> float:
-    counted = list(modules)
-    parameters = sum(module.parameters for module in counted)
-    return 8 * sum(module.nbytes for module in counted) / parameters if parameters else 0.0
+    return count_matrices((module.shape, module.nbytes) for module in modules).bits_per_weight
 
 
 def _row_order(

@@ -1,7 +1,5 @@
 """Writing one safetensors file: tensor by tensor, there whole or not at all."""
 
-import os
-import uuid
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +10,7 @@ from numpy.typing import NDArray
 from jang_format._dtypes import STORAGE
 from jang_format._errors import InvalidTensorError, OutputError
 from jang_format._safetensors import TensorSpec, lay_out
+from jang_format._whole_file import whole_file
 
 
 def write_tensor_file(
@@ -34,25 +33,19 @@ def write_tensor_file(
     """
     announced = {spec.name: spec for spec in specs}
     layout = lay_out(announced.values(), metadata)
-    work = file.with_name(f".{file.name}.{uuid.uuid4().hex[:8]}")
     missing = set(announced)
     try:
-        with work.open("wb") as stream:
+        with whole_file(file) as stream:
             stream.write(layout.header)
             for name, values in tensors:
                 _check(announced.get(name), name, values)
                 stream.seek(layout.offsets[name])
                 stream.write(np.ascontiguousarray(values).reshape(-1).view(np.uint8).data)
                 missing.remove(name)
-            stream.flush()
-            os.fsync(stream.fileno())
-        if missing:
-            raise InvalidTensorError(f"{min(missing)}: announced but not written")
-        os.replace(work, file)
+            if missing:
+                raise InvalidTensorError(f"{min(missing)}: announced but not written")
     except OSError as error:
         raise OutputError(f"{file}: cannot be written ({error.strerror})") from error
-    finally:
-        work.unlink(missing_ok=True)
 
 
 def _check(spec: TensorSpec | None, name: str, values: NDArray[Any]) -> None:

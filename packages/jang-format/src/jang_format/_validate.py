@@ -9,8 +9,14 @@ from typing import Any, Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from jang_format._digests import DIGESTS_FILE, Digests, digest_of, digest_of_file, read_digests
-from jang_format._digests import digest_of_array as digest_of_tensor
+from jang_format._digests import (
+    DIGESTS_FILE,
+    Digests,
+    digest_of,
+    digest_of_array,
+    digest_of_file,
+    read_digests,
+)
 from jang_format._dtypes import FLOATS, decode_floats
 from jang_format._errors import DirectoryError, InvalidFileError, MissingFileError, Report, describe
 from jang_format._files import locate
@@ -227,7 +233,7 @@ def _check_data(
         found: dict[str, str] = {}
         for name, tensor in directory.tensors.items():
             # Someone may shorten a file meanwhile.
-            digest = attempt(lambda tensor=tensor: digest_of_tensor(tensor.map()), None, report)
+            digest = attempt(lambda tensor=tensor: digest_of_array(tensor.map()), None, report)
             if digest is not None:
                 found[name] = digest
             done += tensor.spec.nbytes

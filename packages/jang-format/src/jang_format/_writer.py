@@ -24,9 +24,9 @@ from jang_format._errors import InvalidTensorError, OutputError
 from jang_format._journal import begin_journal, note_tensor, plan_digest, read_journal
 from jang_format._layouts import MLX_LAYOUT, Layout
 from jang_format._safetensors import FileLayout, TensorSpec, lay_out
+from jang_format._whole_file import PARTIAL_SUFFIX
 
 DEFAULT_SHARD_BYTES: Final = 5_000_000_000
-PARTIAL_SUFFIX: Final = ".partial"
 _CHUNK_BYTES: Final = 1 << 20
 
 

@@ -13,9 +13,10 @@ os.environ.setdefault("MLX_ENABLE_TF32", "0")
 
 # Before anything imports MLX, which a fast BLAS has to precede.
 import jang_runtime.blas  # noqa: F401 # pyright: ignore[reportUnusedImport]
-from jang_quant._convert import Progress, convert, plan_source
+from jang_format import Progress
+from jang_quant._conversion import Conversion, ConvertedModule
+from jang_quant._convert import convert, plan_source
 from jang_quant._errors import ConversionError, JangQuantError, PlanError, SourceError
-from jang_quant._outcome import Conversion, ConvertedModule
 from jang_quant._plan import Origin, Plan, PlannedModule, PlannedParameter, make_plan
 from jang_quant._profiles import DEFAULT_PROFILE, Profile, find_profile, profiles
 from jang_quant._quantize import Recipe

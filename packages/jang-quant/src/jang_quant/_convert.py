@@ -4,7 +4,6 @@ import hashlib
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,6 +13,7 @@ from jang_format import (
     DirectoryWriter,
     JangFormatError,
     LayoutName,
+    Progress,
     Provenance,
     QuantizedModule,
     manifest,
@@ -22,8 +22,8 @@ from jang_format import (
     refuse_existing,
 )
 from jang_quant._card import CARD_FILE, card
+from jang_quant._conversion import Conversion, ConvertedModule
 from jang_quant._errors import ConversionError, SourceError
-from jang_quant._outcome import Conversion, ConvertedModule
 from jang_quant._pipeline import BeyondF16Error, write_tensors
 from jang_quant._plan import DEFAULT_GROUP_SIZE, Plan, make_plan
 from jang_quant._profiles import Profile
@@ -32,16 +32,6 @@ from jang_quant._sources.source import Source
 from jang_quant._version import __version__
 from jang_runtime import JangRuntimeError
 from jang_runtime.architecture import build_model, keeps_precision, quantizable_modules
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a conversion is: `done` of `total` bytes are written, `path` is at work."""
-
-    done: int
-    total: int
-    path: str
-
 
 _PLAIN: Final = Recipe()
 
@@ -103,8 +93,8 @@ def convert(
         plan: What each module gets.
         on_progress: Called after every tensor.
         recipe: Method and calibration.
-        folder: Where work that is broken off stays and is taken up again (`take_up`); None for work
-            that is removed then.
+        folder: Where work that is broken off stays and is taken up again (`work_folder`); None for
+            work that is removed then.
 
     Raises:
         SourceError: If a tensor has NaN or infinite values.

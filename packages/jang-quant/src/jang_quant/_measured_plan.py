@@ -15,12 +15,10 @@ class MeasuredPlan:
     Attributes:
         plan: The plan.
         damage: Estimated divergence from the source's answers, in nats a token.
-        bound: No plan of the same bytes is estimated below this.
     """
 
     plan: Plan
     damage: float
-    bound: float
 
 
 def measured_plan(
@@ -43,7 +41,7 @@ def measured_plan(
     choice = choose(table, tensor_bytes - fixed)
     modules = tuple(_with_option(module, choice.options) for module in base.modules)
     plan = replace(base, name=name, modules=modules)
-    return MeasuredPlan(plan=plan, damage=choice.damage, bound=choice.bound)
+    return MeasuredPlan(plan=plan, damage=choice.damage)
 
 
 def _with_option(module: PlannedModule, options: Mapping[str, Option]) -> PlannedModule:
@@ -54,7 +52,6 @@ def _with_option(module: PlannedModule, options: Mapping[str, Option]) -> Planne
 
 
 def bytes_for_bits(base: Plan, bits_per_weight: float) -> int:
-    """Bytes of all tensors if modules take so many bits a weight, scales and biases included."""
-    matrices = sum(module.nbytes for module in base.modules)
-    parameters = sum(module.parameters for module in base.modules)
-    return base.tensor_bytes - matrices + int(parameters * bits_per_weight / 8)
+    """Bytes of all tensors if matrices take so many bits a weight, scales and biases included."""
+    matrices = base.matrices
+    return base.tensor_bytes - matrices.nbytes + int(matrices.weights * bits_per_weight / 8)

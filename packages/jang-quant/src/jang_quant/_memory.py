@@ -15,6 +15,7 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten  # pyright: ignore[reportUnknownVariableType]
 
+from jang_format import first_line, text_size
 from jang_quant._errors import PlanError
 from jang_quant._plan import Plan
 from jang_quant._sources.source import Source
@@ -91,11 +92,11 @@ def memory_needs(source: Source, plan: Plan, limit: int, context: int | None) ->
         growing, constant = _caches(_model_in_16_bits(source, plan))
         cache = constant + _largest(growing, tokens, _CHUNK)
     except _FAULTS as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise PlanError(
-            f"--fit-memory: {source.name}: mlx-lm's class does not tell its cache ({reason})"
+            f"--fit-memory: {source.name}: mlx-lm's class does not tell its cache "
+            f"({first_line(error)})"
         ) from error
-    heads = _number(source.config, ("num_attention_heads",)) or 0
+    heads = text_size(source.config, "num_attention_heads") or 0
     values = _widths(plan, source.config) + _SCORE_COPIES * heads * _scored_tokens(growing)
     return MemoryNeeds(
         limit=limit,
@@ -108,7 +109,7 @@ def memory_needs(source: Source, plan: Plan, limit: int, context: int | None) ->
 
 def default_context(config: Mapping[str, Any]) -> int:
     """Tokens that a config allows, at most 4096."""
-    stated = _number(config, ("max_position_embeddings",))
+    stated = text_size(config, "max_position_embeddings")
     return min(stated or _DEFAULT_CONTEXT, _DEFAULT_CONTEXT)
 
 
@@ -206,17 +207,6 @@ def _widths(plan: Plan, config: Mapping[str, Any]) -> int:
             logits = max(logits, outputs)
         else:
             experts = module.shape[0] if len(module.shape) > 2 else 1
-            taken = _number(config, _EXPERTS_PER_TOKEN) or experts
+            taken = text_size(config, *_EXPERTS_PER_TOKEN) or experts
             layers[found[0]] += outputs * min(experts, taken)
     return embedded + logits + max(layers.values(), default=0)
-
-
-def _number(config: Mapping[str, Any], keys: Sequence[str]) -> int | None:
-    """The first of these keys that a config, or its part on text, has a number for."""
-    text = config.get("text_config")
-    sections = [config, cast(Mapping[str, Any], text)] if isinstance(text, dict) else [config]
-    for section in sections:
-        for key in keys:
-            if type(section.get(key)) is int and section[key] > 0:
-                return section[key]
-    return None

@@ -17,7 +17,7 @@ from jang_format.terminal import (
     print_event,
     user_errors,
 )
-from jang_quant._report import estimates, memory_line, plan_headline, plan_table
+from jang_quant._report import estimates, memory_line, plan_facts, plan_headline, plan_table
 from jang_quant._request import Prepared
 from jang_quant._sources.source import Source
 
@@ -60,15 +60,11 @@ def print_plan(source: Source, prepared: Prepared, console: Console) -> None:
 
 
 def _plan_event(source: Source, prepared: Prepared) -> None:
-    plan = prepared.plan
     print_event(
         "plan",
         source=source.name,
         source_quantization=source.quantization,
-        profile=plan.name,
-        parameters=plan.parameters,
-        tensor_bytes=plan.tensor_bytes,
-        bits_per_weight=plan.bits_per_weight,
+        **plan_facts(prepared.plan),
         **estimates(prepared),
     )
 

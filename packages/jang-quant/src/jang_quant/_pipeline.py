@@ -29,9 +29,9 @@ from jang_format import (
     mlx_arrays,
     to_blocks,
 )
+from jang_quant._conversion import ConvertedModule
 from jang_quant._errors import SourceError
 from jang_quant._methods._result import Quantized
-from jang_quant._outcome import ConvertedModule
 from jang_quant._plan import Plan, PlannedModule, module_specs
 from jang_quant._quantize import Quantize, Values
 from jang_quant._sources.source import Source

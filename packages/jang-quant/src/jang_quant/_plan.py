@@ -9,8 +9,10 @@ from jang_format import (
     BLOCK_SIZE,
     GROUP_SIZES,
     LayoutName,
+    Matrices,
     TensorSpec,
     block_specs,
+    count_matrices,
     mlx_specs,
     quantized_bytes,
 )
@@ -130,10 +132,15 @@ class Plan:
         return matrices + sum(other.nbytes for other in self.others.values())
 
     @property
+    def matrices(self) -> Matrices:
+        """Modules, and what else has two dimensions or more, such as convolutions."""
+        parts = (*self.modules, *self.others.values())
+        return count_matrices((part.shape, part.nbytes) for part in parts)
+
+    @property
     def bits_per_weight(self) -> float:
-        """Bits per weight over all modules, embeddings included, with scales and biases."""
-        parameters = sum(module.parameters for module in self.modules)
-        return 8 * sum(module.nbytes for module in self.modules) / parameters
+        """Bits per weight over all matrices, embeddings included, with scales and biases."""
+        return self.matrices.bits_per_weight
 
     def tensor_specs(self, float_dtype: str) -> list[TensorSpec]:
         """The tensors of the converted model, floats stored as `float_dtype`."""

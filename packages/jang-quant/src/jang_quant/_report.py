@@ -6,8 +6,8 @@ from typing import Any
 
 from rich.table import Table
 
+from jang_quant._conversion import Conversion
 from jang_quant._memory import MemoryNeeds
-from jang_quant._outcome import Conversion
 from jang_quant._plan import Plan, PlannedModule, PlannedParameter
 from jang_quant._request import Prepared
 from jang_quant._sources.source import Source
@@ -75,15 +75,28 @@ def _by_role(plan: Plan) -> dict[str, list[PlannedParameter]]:
     return roles
 
 
-def plan_document(source: Source, plan: Plan) -> dict[str, Any]:
-    """A plan for JSON, every module with its bytes."""
+def plan_facts(plan: Plan) -> dict[str, Any]:
+    """What a plan gives in all, for JSON."""
     return {
-        "source": {"name": source.name, "quantization": source.quantization},
-        "architecture": source.config["model_type"],
         "profile": plan.name,
         "parameters": plan.parameters,
         "tensor_bytes": plan.tensor_bytes,
         "bits_per_weight": plan.bits_per_weight,
+    }
+
+
+def _facts(source: Source, plan: Plan) -> dict[str, Any]:
+    return {
+        "source": {"name": source.name, "quantization": source.quantization},
+        "architecture": source.config["model_type"],
+        **plan_facts(plan),
+    }
+
+
+def plan_document(source: Source, plan: Plan) -> dict[str, Any]:
+    """A plan for JSON, every module with its bytes."""
+    return {
+        **_facts(source, plan),
         "modules": [asdict(module) | {"nbytes": module.nbytes} for module in plan.modules],
         "others": {
             role: {"count": len(others), "nbytes": sum(other.nbytes for other in others)}
@@ -103,16 +116,10 @@ def estimates(prepared: Prepared) -> dict[str, Any]:
 
 def conversion_document(source: Source, conversion: Conversion) -> dict[str, Any]:
     """A finished conversion for JSON, every module with its bytes, error and seconds."""
-    plan = conversion.plan
     return {
         "out": str(conversion.out),
-        "source": {"name": source.name, "quantization": source.quantization},
-        "architecture": source.config["model_type"],
-        "profile": plan.name,
-        "parameters": plan.parameters,
-        "tensor_bytes": plan.tensor_bytes,
+        **_facts(source, conversion.plan),
         "weight_bytes": conversion.weight_bytes,
-        "bits_per_weight": plan.bits_per_weight,
         "float_dtype": conversion.float_dtype,
         "seconds": conversion.seconds,
         "modules": [asdict(module) for module in conversion.modules],

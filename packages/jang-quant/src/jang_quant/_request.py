@@ -1,18 +1,19 @@
 """What is asked of a conversion, and what follows from it: calibration, plan, method."""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from jang_format import (
-    BIT_WIDTHS,
-    GROUP_SIZES,
-    LAYOUTS,
-    LayoutName,
-    quantized_bytes,
-    weight_bytes_of,
+from jang_format import GROUP_SIZES, LayoutName
+from jang_quant._budgets import (
+    Budget,
+    bits_budget,
+    memory_budget,
+    refuse_too_little,
+    size_budget,
+    uniform_budget,
 )
 from jang_quant._calibration.collect import Progress
 from jang_quant._calibration.run import SELF, calibrate
@@ -21,26 +22,21 @@ from jang_quant._calibration.store import SUFFIX, load
 from jang_quant._calibration.texts import DEFAULT_LENGTH, DEFAULT_SEQUENCES
 from jang_quant._convert import plan_source
 from jang_quant._errors import PlanError, SourceError
-from jang_quant._measured_plan import bytes_for_bits, measured_plan
+from jang_quant._measured_plan import measured_plan
 from jang_quant._memory import MemoryNeeds, memory_needs
-from jang_quant._plan import DEFAULT_GROUP_SIZE, Plan, PlannedModule
-from jang_quant._profiles import DEFAULT_PROFILE, ProfileTable, find_profile, follows_profile
+from jang_quant._option_tables import kept_table, prior_table
+from jang_quant._plan import DEFAULT_GROUP_SIZE, Plan
+from jang_quant._profiles import DEFAULT_PROFILE, ProfileTable, find_profile
 from jang_quant._quantize import METHODS, MethodName
-from jang_quant._sensitivity import Option, measure, read_options, write_options
+from jang_quant._sizes import parse_size
 from jang_quant._sources.source import Source
 from jang_quant._version import __version__
 
 NO_CALIBRATION: Final = "none"
 CALIBRATION_FILE: Final = "jang_imatrix.safetensors"
-_OPTIONS_FILE: Final = "options.json"
 
-_UNITS: Final = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
-_BINARY_UNITS: Final = {"KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
-# JANG_4K: the bytes of 4 bits in groups of 64, whose scales and biases take half a bit a weight.
+# JANG_4K: the bytes of 4 bits in groups of 64.
 _K_PROFILE: Final = re.compile(r"(?:JANG_)?([2-6])K")
-_OVERHEAD: Final = 0.5
-# An offset in a header may have a few digits more than in the plan that was measured.
-_HEADER_SLACK: Final = 6
 
 
 @dataclass(frozen=True)
@@ -49,7 +45,7 @@ class Request:
 
     Attributes:
         profile: Name of a profile, or of a budget such as JANG_4K.
-        bits: Bits a weight over all modules, scales and biases included, instead of a profile.
+        bits: Bits a weight over all matrices, scales and biases included, instead of a profile.
         size: Bytes of the weight files, such as "38GB", instead of a profile.
         method: "rtn", "mse" or "gptq".
         calibration: "self", "none", the path of a text, or that of a file which `calibrate` wrote;
@@ -169,8 +165,8 @@ def prepare(
     limit = _memory_limit(request)
     if limit is not None:
         memory = memory_needs(source, base, limit, request.context)
-        budget = _memory_budget(memory)
-        _refuse_too_little(memory, base)
+        budget = memory_budget(memory)
+        refuse_too_little(memory, base)
     calibration, made = None, None
     if budget is not None:
         # Before hours of calibration, too: what is too little for one table is for another.
@@ -182,7 +178,7 @@ def prepare(
         calibration = calibration_of(source, request, folder / CALIBRATION_FILE, on_progress)
         if budget is not None:
             name, tensor_bytes = budget(base)
-            table = _kept_table(source, base, calibration, request.group_size, folder, on_progress)
+            table = kept_table(source, base, calibration, request.group_size, folder, on_progress)
             made = measured_plan(base, name, table, tensor_bytes)
     if made is None:
         return Prepared(plan=base, calibration=calibration, damage=None)
@@ -192,25 +188,6 @@ def prepare(
         damage=None if calibration is None else made.damage,
         memory=None if memory is None else replace(memory, weights=made.plan.tensor_bytes),
     )
-
-
-def _kept_table(
-    source: Source,
-    base: Plan,
-    calibration: Calibration,
-    group_size: int,
-    folder: Path,
-    on_progress: Callable[[Progress], None],
-) -> Mapping[str, Sequence[Option]]:
-    """Options as they were measured for this request before, or are now."""
-    kept = folder / _OPTIONS_FILE
-    if not kept.exists():
-        table = _measured_table(source, base, calibration, group_size, on_progress)
-        write_options(kept, table)
-    return read_options(kept)
-
-
-Budget = Callable[[Plan], tuple[str, int]]
 
 
 def _budget_of(request: Request) -> Budget | None:
@@ -223,12 +200,12 @@ def _budget_of(request: Request) -> Budget | None:
     if request.method not in METHODS:
         raise PlanError(f"method: found {request.method!r}, expected one of {', '.join(METHODS)}")
     if request.bits is not None:
-        return _bits_budget(f"{request.bits:g} bits", request.bits)
+        return bits_budget(f"{request.bits:g} bits", request.bits)
     if request.size is not None:
-        return _size_budget(parse_size(request.size))
+        return size_budget(parse_size(request.size))
     named = _K_PROFILE.fullmatch((request.profile or "").upper())
     if named:
-        return _bits_budget(f"JANG_{named[1]}K", int(named[1]) + _OVERHEAD)
+        return uniform_budget(f"JANG_{named[1]}K", int(named[1]))
     return None
 
 
@@ -236,19 +213,6 @@ def _base_profile(request: Request) -> str:
     """The profile whose roles and prior a budget starts from."""
     named = request.profile or DEFAULT_PROFILE
     return DEFAULT_PROFILE if _K_PROFILE.fullmatch(named.upper()) else named
-
-
-def _bits_budget(name: str, bits: float) -> Budget:
-    return lambda base: (name, bytes_for_bits(base, bits))
-
-
-def _size_budget(nbytes: int) -> Budget:
-    def budget(base: Plan) -> tuple[str, int]:
-        # Headers state offsets, and offsets grow with the plan: those of the largest plan do.
-        headers = _weight_bytes(base) - base.tensor_bytes
-        return f"{nbytes:,} bytes", nbytes - headers - len(base.modules) * _HEADER_SLACK
-
-    return budget
 
 
 def _memory_limit(request: Request) -> int | None:
@@ -260,103 +224,6 @@ def _memory_limit(request: Request) -> int | None:
     if request.context is not None:
         raise PlanError(f"--context: found {request.context} alone, expected --fit-memory with it")
     return None
-
-
-def _memory_budget(memory: MemoryNeeds) -> Budget:
-    """What is left for the weight files; that of a size of so many bytes, under its own name."""
-    left = _size_budget(memory.limit - memory.cache - memory.workspace)
-    name = f"{memory.limit / 1e9:g} GB of memory with {memory.context:,} tokens"
-    return lambda base: (name, left(base)[1])
-
-
-def _refuse_too_little(memory: MemoryNeeds, base: Plan) -> None:
-    """Refuse memory that no plan fits into, before a long calibration for it."""
-    table = prior_table(base)
-    fixed = base.tensor_bytes - sum(m.nbytes for m in base.modules if m.path in table)
-    smallest = fixed + sum(min(o.nbytes for o in options) for options in table.values())
-    least = replace(memory, weights=smallest)
-    if least.total > memory.limit:
-        raise PlanError(
-            f"--fit-memory: found {memory.limit / 1e9:.2f} GB, expected at least "
-            f"{least.total / 1e9:.2f} GB for the smallest plan with {memory.context:,} tokens: "
-            f"{least.describe()}"
-        )
-
-
-def _weight_bytes(plan: Plan) -> int:
-    """Size of the weight files, headers included."""
-    return weight_bytes_of(plan.tensor_specs("F16"), LAYOUTS[plan.layout])
-
-
-def parse_size(text: str, field: str = "size") -> int:
-    """Bytes that a text such as "38GB" or "1.5 GiB" means; `field` names it in the error.
-
-    Raises:
-        PlanError: If it means none.
-    """
-    found = re.fullmatch(r"([0-9]*\.?[0-9]+)\s*([KMGT]I?)?B?", text.strip().upper())
-    if found is None:
-        raise PlanError(f"{field}: found {text!r}, expected one such as 38GB or 1.5GiB")
-    return int(float(found[1]) * (_UNITS | _BINARY_UNITS)[found[2] or ""])
-
-
-def _variable(base: Plan) -> list[PlannedModule]:
-    """The modules whose bits a budget decides: those whose role's bits differ between profiles."""
-    return [m for m in base.modules if m.bits is not None and follows_profile(m.role)]
-
-
-def prior_table(base: Plan) -> dict[str, Sequence[Option]]:
-    """Options with the damage that the profile's bits suggest, for want of a measurement.
-
-    Where a profile gives one role two bits more than another, an error there counts 16 times as
-    much: each bit more makes the squared error of a weight a quarter.
-    """
-    table: dict[str, Sequence[Option]] = {}
-    for module in _variable(base):
-        assert module.bits is not None
-        assert module.group_size is not None
-        weight = module.parameters * 4.0**module.bits
-        table[module.path] = [
-            Option(
-                bits,
-                module.group_size,
-                quantized_bytes(module.shape, bits, module.group_size),
-                weight * 4.0**-bits,
-            )
-            for bits in BIT_WIDTHS
-        ]
-    return table
-
-
-def _measured_table(
-    source: Source,
-    base: Plan,
-    calibration: Calibration,
-    group_size: int,
-    on_progress: Callable[[Progress], None],
-) -> Mapping[str, Sequence[Option]]:
-    """Options with the damage that calibration predicts; what it did not reach keeps its bits."""
-    variable = {module.path: module for module in _variable(base)}
-    known = {
-        path: statistics
-        for path, statistics in calibration.modules.items()
-        if path in variable and (statistics.gradients is not None or statistics.lookups is not None)
-    }
-    sizes = sorted({variable[path].group_size or group_size for path in known})
-    done = 0
-
-    def on_module(path: str) -> None:
-        nonlocal done
-        done += 1
-        on_progress(Progress(done, len(known), "measuring modules"))
-
-    return measure(
-        lambda path: source.tensors[f"{path}.weight"].read(),
-        known,
-        sizes,
-        source.float_dtype,
-        on_module,
-    )
 
 
 def asked_of(source: Source, request: Request) -> dict[str, Any]:

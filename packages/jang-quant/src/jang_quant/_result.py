@@ -8,7 +8,7 @@ from typing import Final
 from rich.console import Console
 from rich.table import Table
 
-from jang_quant._outcome import Conversion, ConvertedModule
+from jang_quant._conversion import Conversion, ConvertedModule
 
 _MOST_SLOW: Final = 5
 _MOST_NOTES: Final = 10

@@ -15,10 +15,9 @@ from typing import Any, Final, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from jang_format import BIT_WIDTHS, InvalidTensorError, dequantize, quantized_bytes
+from jang_format import BIT_WIDTHS, InvalidTensorError, dequantize, quantized_bytes, write_whole
 from jang_quant._calibration.statistics import Floats, ModuleStatistics
 from jang_quant._methods import mse
-from jang_quant._work import write_whole
 
 
 @dataclass(frozen=True)
@@ -69,11 +68,6 @@ def options_of(
         for (bits, size), found in damages.items()
     ]
     return sorted(options, key=lambda option: option.nbytes)
-
-
-def damage(off: Floats, statistics: ModuleStatistics) -> float:
-    """Estimated divergence, in nats a token, of weights that are off by `[..., out, in]`."""
-    return sum(part.damage(part.values) for part in _parts(off, statistics))
 
 
 # Values that are looked at together; what is computed from them takes a few times their memory.

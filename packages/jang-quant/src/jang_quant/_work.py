@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from jang_format import PARTIAL_SUFFIX
+from jang_format import PARTIAL_SUFFIX, write_whole
 from jang_quant._errors import ConversionError
 
 _ASKED: Final = "asked.json"
@@ -40,7 +40,7 @@ def work_folder(out: Path, asked: Mapping[str, Any], *, resume: bool = True) -> 
             raise ConversionError(f"{out}: another process is at work on it") from error
         if not resume:
             (folder / _ASKED).unlink(missing_ok=True)
-        take_up(folder, asked)
+        _take_up(folder, asked)
         try:
             yield folder
         except BaseException:
@@ -53,37 +53,15 @@ def work_folder(out: Path, asked: Mapping[str, Any], *, resume: bool = True) -> 
         os.close(lock)
 
 
-def take_up(folder: Path, asked: Mapping[str, Any]) -> bool:
-    """Make a folder for work, or take up the one that is there; returns whether there is some.
-
-    What other work has left in it is removed.
-
-    Args:
-        folder: The folder.
-        asked: What the work is, as JSON; all that its files depend on.
-
-    Raises:
-        OSError: If the folder cannot be made.
-    """
+def _take_up(folder: Path, asked: Mapping[str, Any]) -> None:
+    """Leave in a folder what this work has put there, and remove what other work has."""
     text = json.dumps(asked, indent=2, sort_keys=True)
     file = folder / _ASKED
     if file.is_file() and file.read_bytes() == text.encode():
-        return True
-    folder.mkdir(parents=True, exist_ok=True)
+        return
     for left in folder.iterdir():
         if left.is_dir():
             shutil.rmtree(left)
         else:
             left.unlink()
     write_whole(file, text.encode())
-    return False
-
-
-def write_whole(file: Path, content: bytes) -> None:
-    """Write a file that is there whole or not at all."""
-    work = file.with_name(f"{file.name}.new")
-    with work.open("wb") as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(work, file)

@@ -21,7 +21,7 @@ from jang_quant._convert import refuse_output, refuse_taken
 from jang_quant._errors import ConversionError, JangQuantError
 from jang_quant._messages import FOR_PEOPLE, FOR_PROGRAMS, Messages, print_plan
 from jang_quant._picture import plan_summary
-from jang_quant._plan import Origin
+from jang_quant._plan import DEFAULT_GROUP_SIZE, Origin
 from jang_quant._profiles import DEFAULT_PROFILE, Profile, ProfileTable, profiles
 from jang_quant._quantize import MethodName, Recipe, use_threads
 from jang_quant._report import conversion_document, estimates, plan_document
@@ -141,7 +141,7 @@ def plan(
     fit_memory: FitMemoryOption = None,
     context: ContextOption = None,
     calibration: CalibrationOption = None,
-    group_size: GroupSizeOption = 64,
+    group_size: GroupSizeOption = DEFAULT_GROUP_SIZE,
     layout: LayoutOption = "mlx",
     plot: Annotated[
         Path | None,
@@ -194,7 +194,7 @@ def convert(
     context: ContextOption = None,
     method: MethodOption = "rtn",
     calibration: CalibrationOption = None,
-    group_size: GroupSizeOption = 64,
+    group_size: GroupSizeOption = DEFAULT_GROUP_SIZE,
     layout: LayoutOption = "mlx",
     jobs: JobsOption = None,
     resume: ResumeOption = True,

@@ -3,13 +3,15 @@
 They draw bars; `jang_format.terminal.event_progress` in their place prints JSON lines.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 
-from jang_format.terminal import Bar, byte_progress, count_progress
-from jang_quant import _convert
-from jang_quant._calibration.collect import Progress
+from jang_format import Progress
+from jang_format.terminal import Bar, Show, byte_progress, count_progress
+from jang_quant._calibration import collect
 from jang_quant._calibration.statistics import Calibration
-from jang_quant._outcome import Conversion
+from jang_quant._conversion import Conversion
+from jang_quant._convert import convert
 from jang_quant._plan import Plan
 from jang_quant._quantize import Recipe
 from jang_quant._request import Prepared, Request, calibration_of, prepare
@@ -25,11 +27,7 @@ def calibrate_with_progress(source: Source, request: Request, file: Path) -> Cal
         JangQuantError: If the text or the model cannot be had.
     """
     with count_progress("calibrating") as show:
-
-        def on_progress(progress: Progress) -> None:
-            show(progress.done, progress.total, progress.what)
-
-        return calibration_of(source, request, file, on_progress)
+        return calibration_of(source, request, file, _calibration_shown(show))
 
 
 def prepare_with_progress(
@@ -41,11 +39,11 @@ def prepare_with_progress(
         JangQuantError: As `jang_quant.prepare` does.
     """
     with bar("calibrating") as show:
+        return prepare(source, request, folder, _calibration_shown(show))
 
-        def on_progress(progress: Progress) -> None:
-            show(progress.done, progress.total, progress.what)
 
-        return prepare(source, request, folder, on_progress)
+def _calibration_shown(show: Show) -> Callable[[collect.Progress], None]:
+    return lambda progress: show(progress.done, progress.total, progress.what)
 
 
 def convert_with_progress(
@@ -63,7 +61,7 @@ def convert_with_progress(
     """
     with bar("converting") as show:
 
-        def on_progress(progress: _convert.Progress) -> None:
+        def on_progress(progress: Progress) -> None:
             show(progress.done, progress.total, progress.path)
 
-        return _convert.convert(source, out, plan, on_progress, recipe or Recipe(), folder)
+        return convert(source, out, plan, on_progress, recipe or Recipe(), folder)

@@ -10,9 +10,9 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final
 
-from jang_format import MLX_LAYOUT, JangFormatError, ModelDirectory, read_directory
+from jang_format import MLX_LAYOUT, JangFormatError, ModelDirectory, read_directory, text_size
 from jang_runtime._backend import detect_backend
 from jang_runtime._bench_conditions import Conditions, conditions
 from jang_runtime._bench_record import BenchRecord, Program, program_record
@@ -134,11 +134,13 @@ def vocabulary_size(directory: ModelDirectory) -> int:
     Raises:
         ModelError: If its config does not say.
     """
-    inner = cast(Mapping[str, Any], directory.config.get("text_config") or {})
-    size = inner.get("vocab_size", directory.config.get("vocab_size"))
-    if not isinstance(size, int):
+    try:
+        size = text_size(directory.config, "vocab_size")
+    except JangFormatError as error:
+        raise ModelError(f"{directory.path}/{error}") from error
+    if size is None:
         raise ModelError(
-            f"{directory.path / 'config.json'}: vocab_size: found {size!r}, expected a number"
+            f"{directory.path}/config.json: vocab_size: found nothing, expected 1 or more"
         )
     return size
 

@@ -14,6 +14,7 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_map  # pyright: ignore[reportUnknownVariableType]
 
+from jang_format import first_line
 from jang_runtime._errors import InvalidRequestError, ModelError
 from jang_runtime._model import LoadedModel
 
@@ -189,10 +190,9 @@ def check_kv_quantization(loaded: LoadedModel, wanted: KVQuantization) -> None:
             raise ValueError("it has none")
     # Whatever it stumbles over, it is the architecture's doing.
     except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ModelError(
             f"kv_quantization: found {wanted.bits} bits for {loaded.info.architecture}, expected "
-            f"none: its attention cannot read quantized caches ({reason})"
+            f"none: its attention cannot read quantized caches ({first_line(error)})"
         ) from error
 
 

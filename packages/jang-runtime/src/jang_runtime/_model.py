@@ -1,14 +1,21 @@
 """Loading a model directory onto a backend, weights packed."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Literal
 
 import mlx.core as mx
 import mlx.nn as nn
 
-from jang_format import JangFormatError, SummaryRow, read_directory, summarize
+from jang_format import (
+    JangFormatError,
+    SummaryRow,
+    first_line,
+    read_directory,
+    section,
+    summarize,
+    text_size,
+)
 from jang_runtime._backend import Backend, detect_backend
 from jang_runtime._errors import ModelError
 from jang_runtime._loading import Take, load_model, whole
@@ -82,8 +89,8 @@ def load(path: Path, name: str | None = None, take: Take = whole) -> LoadedModel
         summary = summarize(directory)
         config = load_config(path)
         # A config that does not say is one of an old or recurrent model; 2048 was usual.
-        context_length = _size(config, "max_position_embeddings", 2048)
-        vocabulary_size = _size(config, "vocab_size", 0)
+        context_length = text_size(config, "max_position_embeddings") or 2048
+        vocabulary_size = text_size(config, "vocab_size")
         model = load_model(directory, config, backend, take)
         # Before the weights are read, for it takes memory for a moment.
         tokenizer = load_tokenizer(path)
@@ -91,8 +98,8 @@ def load(path: Path, name: str | None = None, take: Take = whole) -> LoadedModel
     except JangFormatError as error:
         raise ModelError(str(error)) from error
     except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
-        raise ModelError(f"{path}: mlx-lm cannot load it ({_reason(error)})") from error
-    source = _section(directory.manifest, "source_model")
+        raise ModelError(f"{path}: mlx-lm cannot load it ({first_line(error)})") from error
+    source = section(directory.manifest, "source_model")
     info = ModelInfo(
         name=name or path.resolve().name,
         architecture=summary.architecture,
@@ -129,29 +136,9 @@ def load_tokenizer(path: Path) -> "TokenizerWrapper":
     try:
         return load_with_mlx_lm(path, eos_token_ids=load_config(path).get("eos_token_id"))
     except Exception as error:  # transformers has errors of many families
-        raise ModelError(f"{path}: no tokenizer can be made of it ({_reason(error)})") from error
+        raise ModelError(f"{path}: no tokenizer can be made of it ({first_line(error)})") from error
 
 
 def _special_tokens(tokenizer: "TokenizerWrapper") -> SpecialTokens:
     ids = [getattr(tokenizer, f"{name}_token_id", None) for name in ("bos", "eos", "pad", "unk")]
     return SpecialTokens(*ids)
-
-
-def _reason(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
-
-
-def _section(content: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    """An object inside a description; empty where something else stands there."""
-    found = content.get(key)
-    return cast(Mapping[str, Any], found) if isinstance(found, dict) else {}
-
-
-def _size(config: Mapping[str, Any], key: str, otherwise: int) -> int:
-    """A size of the language model, which vision models describe in a section of their own."""
-    found = (_section(config, "text_config") or config).get(key)
-    if found is None:
-        return otherwise
-    if type(found) is not int or found < 1:
-        raise ModelError(f"config.json: {key}: found {found!r}, expected 1 or more")
-    return found

@@ -13,6 +13,7 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten  # pyright: ignore[reportUnknownVariableType]
 
+from jang_format import first_line
 from jang_runtime._errors import ModelError
 
 # How transformers writes these into config.json: {"__float__": "Infinity"}.
@@ -50,8 +51,9 @@ def build_model(config: Mapping[str, Any]) -> nn.Module:
         model_class, arguments_class = utils._get_classes(own)  # pyright: ignore[reportPrivateUsage]
         return cast(nn.Module, model_class(arguments_class.from_dict(own)))
     except _FAULTS as error:
+        reason = first_line(error, named=True)
         raise ModelError(
-            f"config.json: {config['model_type']}: mlx-lm cannot build it ({_reason(error)})"
+            f"config.json: {config['model_type']}: mlx-lm cannot build it ({reason})"
         ) from error
 
 
@@ -65,11 +67,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list):
         return [_plain(entry) for entry in cast(list[Any], value)]
     return value
-
-
-def _reason(error: Exception) -> str:
-    lines = str(error).splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
 def quantizable_modules(model: nn.Module) -> dict[str, tuple[int, ...]]:
@@ -109,8 +106,9 @@ def sanitize(model: nn.Module, weights: dict[str, mx.array]) -> dict[str, mx.arr
     try:
         return cast(dict[str, mx.array], own(weights))
     except _FAULTS as error:
+        reason = first_line(error, named=True)
         raise ModelError(
-            f"{type(model).__module__}: mlx-lm cannot take these tensors ({_reason(error)})"
+            f"{type(model).__module__}: mlx-lm cannot take these tensors ({reason})"
         ) from error
 
 

@@ -13,7 +13,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
-from jang_format import JangFormatError
+from jang_format import JangFormatError, first_line, text_size, write_whole
 from jang_quant._calibration.collect import DEFAULT_BACKWARD, Progress, collect
 from jang_quant._calibration.names import FORMAT
 from jang_quant._calibration.statistics import Calibration, CalibrationText
@@ -26,7 +26,7 @@ from jang_quant._calibration.texts import (
 )
 from jang_quant._errors import ConversionError, SourceError
 from jang_quant._sources.source import Source
-from jang_quant._work import work_folder, write_whole
+from jang_quant._work import work_folder
 from jang_runtime import JangRuntimeError
 from jang_runtime.architecture import build_model, parameter_shapes, sanitize
 
@@ -139,7 +139,7 @@ def empty_model(source: Source) -> nn.Module:
             sanitize(model, {path: mx.zeros(t.shape) for path, t in source.tensors.items()})
         return model
     except JangRuntimeError as error:
-        raise SourceError(f"{source.name}: {str(error).splitlines()[0]}") from error
+        raise SourceError(f"{source.name}: {first_line(error)}") from error
 
 
 def _whole_model(source: Source) -> nn.Module:
@@ -161,16 +161,18 @@ def _whole_model(source: Source) -> nn.Module:
     try:
         load_weights([(path, mx.array(tensor.read())) for path, tensor in source.tensors.items()])
     except ValueError as error:
-        raise SourceError(f"{source.name}: {str(error).splitlines()[0]}") from error
+        raise SourceError(f"{source.name}: {first_line(error)}") from error
     return model
 
 
 def _vocabulary(source: Source) -> int:
     """How many tokens the model knows."""
-    for section in (source.config, source.config.get("text_config")):
-        if isinstance(section, dict) and isinstance(section.get("vocab_size"), int):  # pyright: ignore[reportUnknownMemberType]
-            return cast(int, section["vocab_size"])
-    raise SourceError(f"{source.name}: config.json: vocab_size: found nothing, expected a number")
+    size = text_size(source.config, "vocab_size")
+    if size is None:
+        raise SourceError(
+            f"{source.name}: config.json: vocab_size: found nothing, expected 1 or more"
+        )
+    return size
 
 
 def encoder(source: Source) -> Callable[[str], list[int]]:
@@ -184,9 +186,8 @@ def encoder(source: Source) -> Callable[[str], list[int]]:
         try:
             tokenizer = cast(Any, AutoTokenizer.from_pretrained(name))  # pyright: ignore[reportUnknownMemberType]
         except (OSError, ValueError, KeyError) as error:
-            reason = str(error).splitlines()[0]
             raise SourceError(
-                f"{source.name}: no tokenizer, which a text needs ({reason})"
+                f"{source.name}: no tokenizer, which a text needs ({first_line(error)})"
             ) from error
 
     def encode(text: str) -> list[int]:

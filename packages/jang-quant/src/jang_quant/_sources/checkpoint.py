@@ -13,7 +13,7 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
-from jang_format import STORAGE, StoredTensor
+from jang_format import STORAGE, StoredTensor, first_line
 from jang_quant._errors import SourceError
 from jang_quant._sources.prequantized import (
     Arrays,
@@ -21,7 +21,7 @@ from jang_quant._sources.prequantized import (
     undo_after_sanitize,
     undo_before_sanitize,
 )
-from jang_quant._sources.source import SourceTensor, Stamp, stamp_of
+from jang_quant._sources.source import SourceTensor, Stamp, refuse_changes, stamp_of
 from jang_quant._sources.tensor_forms import known_forms
 from jang_runtime.architecture import build_model, parameter_shapes, read_weights, sanitize
 
@@ -99,7 +99,8 @@ class _Reader:
                 stored = cast(NDArray[Any], np.asarray(raw))
         except RuntimeError as error:
             raise SourceError(f"{path}: cannot be read ({error})") from error
-        self._refuse_changes()
+        # MLX says nothing of a file that ends early; what it did not read is anything.
+        refuse_changes(self._stamps)
         return stored, dtype
 
     def map(self, tensor: StoredTensor) -> tuple[NDArray[Any], str]:
@@ -107,16 +108,10 @@ class _Reader:
 
         In a map of its own, which goes when the values do.
         """
-        self._refuse_changes()
+        refuse_changes(self._stamps)
         spec = tensor.spec
         values = np.memmap(tensor.file, STORAGE[spec.dtype], "r", tensor.offset, spec.shape)
         return values.view(np.ndarray), spec.dtype
-
-    def _refuse_changes(self) -> None:
-        """MLX says nothing of a file that ends early; what it did not read is anything."""
-        for file, stamp in self._stamps.items():
-            if stamp_of(file) != stamp:
-                raise SourceError(f"{file}: found it changed, expected it as it was when opened")
 
     def _take(self, path: str) -> mx.array:
         # Not by its number, which another thread may have had.
@@ -138,8 +133,9 @@ def _lazy_arrays(checkpoint: CheckpointFiles) -> tuple[Arrays, dict[str, str]]:
         try:
             weights = read_weights(checkpoint.files)
         except RuntimeError as error:
-            reason = str(error).splitlines()[0]
-            raise SourceError(f"{checkpoint.directory}: MLX cannot read it ({reason})") from error
+            raise SourceError(
+                f"{checkpoint.directory}: MLX cannot read it ({first_line(error)})"
+            ) from error
         names = {id(array): name for name, array in weights.items()}
         read = list(weights.values())
         weights = undo_before_sanitize(weights, checkpoint.stored, checkpoint.quantization)

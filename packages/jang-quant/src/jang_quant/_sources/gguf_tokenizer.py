@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from jang_format import first_line
 from jang_quant._sources.gguf_header import GgufHeader, mismatch, optional
 from jang_quant._sources.gguf_vocabulary import (
     CONTROL,
@@ -116,12 +117,11 @@ def _converted(header: GgufHeader, vocabulary: Vocabulary) -> dict[str, Any]:
         return json.loads(backend.to_str())
     # tokenizers raises bare `Exception`, and what it says is all there is to say.
     except Exception as error:
-        reason = (str(error).splitlines() or [""])[0]
         raise mismatch(
             header.path,
             f"{PREFIX}model",
             f"{vocabulary.model!r} with {len(vocabulary.tokens)} tokens",
-            f"a vocabulary that transformers can convert ({type(error).__name__}: {reason})",
+            f"a vocabulary that transformers can convert ({first_line(error, named=True)})",
         ) from error
 
 

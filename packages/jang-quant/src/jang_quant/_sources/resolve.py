@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 from typing import Final
 
+from jang_format import first_line
 from jang_quant._errors import SourceError
 from jang_quant._sources.huggingface import SIDE_FILES, open_directory
 from jang_quant._sources.source import Source
@@ -86,6 +87,7 @@ def _open_hub(hub_id: str) -> Source:
             f"{hub_id}: not in the local cache, and the Hugging Face hub cannot be reached"
         ) from error
     except (HfHubHTTPError, HFValidationError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise SourceError(f"{hub_id}: the Hugging Face hub does not give it ({reason})") from error
+        raise SourceError(
+            f"{hub_id}: the Hugging Face hub does not give it ({first_line(error)})"
+        ) from error
     return open_directory(Path(directory), name=hub_id)

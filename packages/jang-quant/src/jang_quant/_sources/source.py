@@ -74,9 +74,18 @@ class Source:
         Raises:
             SourceError: If one has changed, or is gone.
         """
-        for file, stamp in self.stamps.items():
-            if stamp_of(file) != stamp:
-                raise SourceError(f"{file}: found it changed, expected it as it was when opened")
+        refuse_changes(self.stamps)
+
+
+def refuse_changes(stamps: Mapping[Path, Stamp | None]) -> None:
+    """Refuse files that have not the stamps any more which they had when they were opened.
+
+    Raises:
+        SourceError: If one has changed, or is gone.
+    """
+    for file, stamp in stamps.items():
+        if stamp_of(file) != stamp:
+            raise SourceError(f"{file}: found it changed, expected it as it was when opened")
 
 
 def stamp_of(file: Path) -> Stamp | None:

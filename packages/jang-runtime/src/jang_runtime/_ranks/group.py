@@ -15,6 +15,7 @@ from typing import Final, NoReturn, Protocol
 import mlx.core as mx
 import numpy as np
 
+from jang_format import first_line
 from jang_runtime._errors import EngineStoppedError
 
 # Set for each process by mlx.launch, Open MPI, and other MPIs.
@@ -215,5 +216,5 @@ def connect() -> "OneRank | LaunchedRanks":
     try:
         group = mx.distributed.init(strict=True)
     except RuntimeError as error:
-        _stop(f"the ranks do not come together: {str(error).splitlines()[0]}", error)
+        _stop(f"the ranks do not come together: {first_line(error)}", error)
     return LaunchedRanks(group) if group.size() > 1 else ONE_RANK

@@ -13,6 +13,7 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten  # pyright: ignore[reportUnknownVariableType]
 
+from jang_format import first_line
 from jang_runtime._blocks.modules import BlockModule
 from jang_runtime._errors import ModelError
 from jang_runtime._loading import MakeModel, weights_in_place, weights_to_cut
@@ -165,7 +166,7 @@ def _fault(error: Exception, modules: Mapping[str, nn.Module], ranks: int) -> st
         for value in frame.f_locals.values():
             if isinstance(value, nn.Module) and paths.get(id(value)):
                 return f"{paths[id(value)]}: found {_sizes(value)}, expected multiples of {ranks}"
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
+    return first_line(error)
 
 
 def _sizes(module: nn.Module) -> str:
