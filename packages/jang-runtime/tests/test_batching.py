@@ -223,7 +223,8 @@ def test_a_request_whose_tokens_cannot_be_chosen_fails_alone(
     end = failing.end()
     assert isinstance(end, Failed)
     assert isinstance(end.error, GenerationError)
-    assert "no such token" in str(end.error)
+    assert "no such token" in str(end.error.__cause__)
+    assert "no such token" not in str(end.error)
     assert len(failing.ids()) <= 5
 
 

@@ -318,7 +318,7 @@ class Scheduler:
         for task in tasks:
             self._remove(task)
             if len(tasks) == 1:
-                self._fail(task.ticket, GenerationError(f"generation failed: {error}"))
+                self._fail(task.ticket, _failed_by(error.__cause__ or error))
                 continue
             task.restart()
             self._isolated.add(task)
@@ -376,8 +376,7 @@ class Scheduler:
         except Exception as error:  # noqa: BLE001 - a request that fails fails alone
             self._ranks.fault(error)
             _log.exception("a request failed in the engine")
-            # Its own words, which may be of the prompt, are for the log.
-            self._fail(ticket, GenerationError(f"generation failed: {type(error).__name__}"))
+            self._fail(ticket, _failed_by(error))
         else:
             return True
         return False
@@ -385,3 +384,10 @@ class Scheduler:
     def _fail(self, ticket: Ticket, error: JangRuntimeError) -> None:
         self._close(ticket, "failed")
         ticket.fail(error)
+
+
+def _failed_by(error: BaseException) -> GenerationError:
+    """What a request fails with; the cause's own words may be of its text, and go to the log."""
+    failure = GenerationError(f"generation failed: {type(error).__name__}")
+    failure.__cause__ = error
+    return failure
