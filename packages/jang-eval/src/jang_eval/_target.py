@@ -4,12 +4,13 @@ import math
 from collections.abc import Generator, Sequence
 from time import perf_counter
 from types import TracebackType
-from typing import Self, TypeAlias, TypeVar
+from typing import Final, Self, TypeAlias, TypeVar
 
 import grpc
 import numpy as np
 import numpy.typing as npt
 
+from jang_eval._access import Access
 from jang_eval._address import check_address
 from jang_eval._channel import explained, open_channel
 from jang_eval._errors import OptionError, TargetError
@@ -41,26 +42,31 @@ def check_timeout(timeout: float) -> None:
 # A text, or tokens.
 Context: TypeAlias = str | tuple[int, ...]
 
+_OPEN: Final = Access()
+
 
 class Target:
-    """A JANG server, spoken to over gRPC without encryption; a context manager.
+    """A JANG server, spoken to over gRPC; a context manager.
 
     Args:
-        address: `HOST:PORT`; an IPv6 host stands in brackets.
+        address: `HOST:PORT`, where an IPv6 host stands in brackets, or `unix:PATH`.
         timeout: Seconds to wait for each answer of the server.
+        access: How it is spoken to, and as whom.
 
     Raises:
-        TargetError: The address is none; later, from every method: the server is unreachable,
-            takes longer than `timeout`, or refuses.
+        TargetError: The address is none, or a token would go there unencrypted; later, from every
+            method: the server is unreachable, takes longer than `timeout`, or refuses.
         OptionError: The timeout is out of range.
     """
 
-    def __init__(self, address: str, *, timeout: float) -> None:
+    def __init__(self, address: str, *, timeout: float, access: Access = _OPEN) -> None:
         check_address(address)
         check_timeout(timeout)
+        access.check(address)
         self.address = address
         self._timeout = timeout
-        self._channel = open_channel(address)
+        self._metadata = access.metadata
+        self._channel = open_channel(address, access)
         self._stub = runtime_pb2_grpc.RuntimeServiceStub(self._channel)
 
     def __enter__(self) -> Self:
@@ -158,7 +164,7 @@ class Target:
             positions: After which tokens, from 0, ascending; all if empty.
         """
         request = runtime_pb2.LogitsRequest(prompt=_prompt(context), positions=positions)
-        call = self._stub.Logits(request, timeout=self._timeout)
+        call = self._stub.Logits(request, timeout=self._timeout, metadata=self._metadata)
         try:
             for event in call:
                 if event.WhichOneof("event") == "rows":
@@ -178,7 +184,7 @@ class Target:
             prompt=_prompt(prompt),
             stopping=runtime_pb2.Stopping(max_tokens=count, ignore_eos=True),
         )
-        call = self._stub.GenerateStream(request, timeout=self._timeout)
+        call = self._stub.GenerateStream(request, timeout=self._timeout, metadata=self._metadata)
         times: list[float] = []
         counts: list[int] = []
         try:
@@ -250,7 +256,7 @@ class Target:
         request: _Request,
     ) -> _Response:
         try:
-            return method(request, timeout=self._timeout)
+            return method(request, timeout=self._timeout, metadata=self._metadata)
         except grpc.RpcError as error:
             raise self._explained(error) from error
 

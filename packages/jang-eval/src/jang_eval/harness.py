@@ -12,6 +12,7 @@ With `--apply_chat_template` the server puts its model's chat template around wh
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from lm_eval.api.instance import Instance
@@ -19,6 +20,7 @@ from lm_eval.api.model import LM
 from lm_eval.api.registry import register_model
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
+from jang_eval._access import read_access
 from jang_eval._errors import OptionError, TargetError
 from jang_eval._target import Target
 
@@ -46,14 +48,20 @@ class ServedModel(LM):
     """A model behind `jang.runtime.v1`, for lm-evaluation-harness.
 
     Args:
-        target: `HOST:PORT` of the server.
+        target: `HOST:PORT` or `unix:PATH` of the server.
         timeout: Seconds to wait for each answer.
         in_flight: How many requests the server has at a time.
         batch_size: The harness gives it to every model; servers make their own batches.
         max_batch_size: As `batch_size`.
         device: As `batch_size`.
+        tls: Whether to encrypt; implied by what follows.
+        tls_ca: PEM file: who may sign the server's certificate; the system's authorities if None.
+        tls_cert: PEM file: the client's own certificate.
+        tls_key: PEM file: its private key.
+        token_file: File that holds a token, and nothing else.
 
     Raises:
+        OptionError: A file cannot be read or holds something else.
         TargetError: The address is none; later: the server is unreachable, too slow, or refuses,
             such as a text longer than the model's context.
     """
@@ -66,9 +74,16 @@ class ServedModel(LM):
         batch_size: object = None,
         max_batch_size: object = None,
         device: object = None,
+        *,
+        tls: bool = False,
+        tls_ca: str | None = None,
+        tls_cert: str | None = None,
+        tls_key: str | None = None,
+        token_file: str | None = None,
     ) -> None:
         super().__init__()
-        self._target = Target(target, timeout=timeout)
+        access = read_access(tls, *map(_path, (tls_ca, tls_cert, tls_key, token_file)))
+        self._target = Target(target, timeout=timeout, access=access)
         self._in_flight = in_flight
         self._model = self._target.model_info()
         # The harness puts a template around everything or nothing.
@@ -184,6 +199,10 @@ class ServedModel(LM):
             if token is not None:
                 return token
         raise TargetError(f"server {self._target.address}: found no bos or eos token, expected one")
+
+
+def _path(name: str | None) -> Path | None:
+    return None if name is None else Path(name)
 
 
 if __name__ == "__main__":

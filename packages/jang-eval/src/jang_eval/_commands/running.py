@@ -17,6 +17,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from jang_eval._access import Access
 from jang_eval._documents import document_text
 from jang_eval._errors import OptionError
 from jang_eval._evaluation import EvaluationResult, Task
@@ -32,6 +33,7 @@ def run_and_print(
     task: Task,
     *,
     target: str,
+    access: Access,
     timeout: float,
     in_flight: int,
     output: Path | None,
@@ -45,7 +47,7 @@ def run_and_print(
         ResultFileError: A file cannot be written, or belongs to another run.
     """
     check_in_flight(in_flight)
-    with Target(target, timeout=timeout) as server, show_progress(task.name) as show:
+    with Target(target, timeout=timeout, access=access) as server, show_progress(task.name) as show:
         result = run_task(task, server, in_flight=in_flight, output=output, on_progress=show)
     if output is not None:
         typer.echo(f"wrote {output}", err=True)
