@@ -1,9 +1,12 @@
 """What servers answer, out of the messages in which they do."""
 
 from dataclasses import dataclass
+from typing import Final
 
 from jang_eval._model_info import ModelInfo, PlanRow, SpecialTokens
 from jang_proto.runtime.v1 import runtime_pb2
+
+_NO_LIMIT: Final = 2**32
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,19 @@ class ServerInfo:
     load_seconds: float
     peak_memory_bytes: int
     resident_bytes: int
+
+
+@dataclass(frozen=True)
+class Room:
+    """How many tokens a server takes.
+
+    Attributes:
+        context: Of a prompt with what follows it.
+        prompt: Of a prompt alone.
+    """
+
+    context: int
+    prompt: int
 
 
 @dataclass(frozen=True)
@@ -111,6 +127,12 @@ def server_info_of(info: runtime_pb2.GetServerInfoResponse) -> ServerInfo:
         peak_memory_bytes=info.load.peak_memory_bytes,
         resident_bytes=info.load.resident_bytes,
     )
+
+
+def room_of(context_length: int, most_prompt_tokens: int) -> Room:
+    """The limits of a server; one that does not know them sends proto3's zero."""
+    context = context_length or _NO_LIMIT
+    return Room(context=context, prompt=min(context, most_prompt_tokens or _NO_LIMIT))
 
 
 def finish_reason_of(value: int) -> str:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Generator, Sequence
+from functools import cached_property
 from time import perf_counter
 from types import TracebackType
 from typing import Final, Self, TypeAlias, TypeVar
@@ -18,10 +19,12 @@ from jang_eval._model_info import ModelInfo
 from jang_eval._server_answers import (
     Arrivals,
     Completion,
+    Room,
     Score,
     ServerInfo,
     finish_reason_of,
     model_info_of,
+    room_of,
     server_info_of,
 )
 from jang_proto.runtime.v1 import runtime_pb2, runtime_pb2_grpc
@@ -93,6 +96,11 @@ class Target:
         """Asks how many tokens a prompt, context or text may have."""
         request = runtime_pb2.GetServerInfoRequest()
         return self._call(self._stub.GetServerInfo, request).limits.max_prompt_tokens
+
+    @cached_property
+    def room(self) -> Room:
+        """How many tokens it takes; asked once."""
+        return room_of(self.model_info().context_length, self.most_prompt_tokens())
 
     def server_info(self) -> ServerInfo:
         """Asks what serves the model."""
@@ -215,7 +223,7 @@ class Target:
 
     def complete_text(
         self,
-        text: str,
+        text: Context,
         *,
         stop_strings: Sequence[str],
         max_tokens: int,
@@ -226,7 +234,7 @@ class Target:
         seed: int | None = None,
         add_special_tokens: bool = True,
     ) -> Completion:
-        """Has the model continue a text; what is None is left to the server."""
+        """Has the model continue a text, or tokens; what is None is left to the server."""
         request = runtime_pb2.GenerateRequest(
             prompt=_prompt(text, add_special_tokens=add_special_tokens),
             sampling=runtime_pb2.Sampling(

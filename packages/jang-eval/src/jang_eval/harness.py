@@ -10,6 +10,7 @@ With `--apply_chat_template` the server puts its model's chat template around wh
 # A checkout does not install the harness, only what typings say of it.
 # pyright: reportMissingModuleSource=false
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,6 +22,7 @@ from lm_eval.api.registry import register_model
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from jang_eval._access import read_access
+from jang_eval._cutting import prompt, score
 from jang_eval._errors import OptionError, TargetError
 from jang_eval._target import Target
 
@@ -38,6 +40,9 @@ _GENERATION_OPTIONS: Final = (
 )
 # The most that the API takes at once.
 _CONTINUATIONS_MAX: Final = 1024
+
+# By name: as a command this module is `__main__`.
+_log = logging.getLogger("jang_eval.harness")
 
 _Input = TypeVar("_Input")
 _Output = TypeVar("_Output")
@@ -62,8 +67,7 @@ class ServedModel(LM):
 
     Raises:
         OptionError: A file cannot be read or holds something else.
-        TargetError: The address is none; later: the server is unreachable, too slow, or refuses,
-            such as a text longer than the model's context.
+        TargetError: The address is none; later: the server is unreachable, too slow, or refuses.
     """
 
     def __init__(
@@ -122,8 +126,11 @@ class ServedModel(LM):
             for at in range(0, len(continuations), _CONTINUATIONS_MAX)
         ]
         found: dict[tuple[str, str], tuple[float, bool]] = {}
-        for scored in self._all(self._scored, asked):
+        cut = 0
+        for scored, is_cut in self._all(self._scored, asked):
             found |= scored
+            cut += is_cut
+        _warn_of_cut(cut, len(asked))
         return [found[request.args[0], request.args[1]] for request in requests]
 
     def loglikelihood_rolling(self, requests: list[Instance]) -> list[float]:
@@ -136,43 +143,51 @@ class ServedModel(LM):
         Raises:
             OptionError: The task wants it sampled in a way that this adapter does not know.
         """
-        return self._all(self._written, [(each.args[0], each.args[1]) for each in requests])
+        written = self._all(self._written, [(each.args[0], each.args[1]) for each in requests])
+        _warn_of_cut(sum(is_cut for _, is_cut in written), len(written))
+        return [text for text, _ in written]
 
     def _all(self, ask: Callable[[_Input], _Output], inputs: Sequence[_Input]) -> list[_Output]:
         with ThreadPoolExecutor(self._in_flight) as pool:
             return list(pool.map(ask, inputs))
 
-    def _scored(self, asked: tuple[str, list[str]]) -> dict[tuple[str, str], tuple[float, bool]]:
+    def _scored(
+        self, asked: tuple[str, list[str]]
+    ) -> tuple[dict[tuple[str, str], tuple[float, bool]], bool]:
+        """How likely the continuations of a context are, and whether it was cut."""
         context, continuations = asked
+        cut = 0
         if context:
             # A template has put in what belongs there.
-            scores = self._target.score(
-                context, continuations, add_special_tokens=not self._is_templated
+            found = score(
+                self._target, context, continuations, add_special_tokens=not self._is_templated
             )
+            scores, cut = found.scores, found.cut
         else:
             tokens = [
                 self._target.tokenize(each, add_special_tokens=False) for each in continuations
             ]
             scores = self._target.score((self._first_token(),), tokens)
         return {
-            (context, continuation): (score.logprob, score.is_greedy)
-            for continuation, score in zip(continuations, scores, strict=True)
-        }
+            (context, continuation): (each.logprob, each.is_greedy)
+            for continuation, each in zip(continuations, scores, strict=True)
+        }, cut > 0
 
     def _rolling(self, text: str) -> float:
         # The first token stands before the text, so its tokenizer adds no mark of its own.
         tokens = self._target.tokenize(text, add_special_tokens=False)
         windows = get_rolling_token_windows(
-            list(tokens), self._first_token(), self._model.context_length, 1
+            list(tokens), self._first_token(), self._target.room.prompt, 1
         )
         total = 0.0
         for window in windows:
             context, continuation = make_disjoint_window(window)
-            (score,) = self._target.score(tuple(context), [tuple(continuation)])
-            total += score.logprob
+            (found,) = self._target.score(tuple(context), [tuple(continuation)])
+            total += found.logprob
         return total
 
-    def _written(self, asked: tuple[str, Mapping[str, Any]]) -> str:
+    def _written(self, asked: tuple[str, Mapping[str, Any]]) -> tuple[str, bool]:
+        """What is written after a text, and whether that was cut."""
         context, options = asked
         unknown = options.keys() - {*_GENERATION_OPTIONS}
         if unknown:
@@ -180,17 +195,22 @@ class ServedModel(LM):
             raise OptionError(f"generation_kwargs: found {min(unknown)}, expected {expected}")
         until: str | Sequence[str] = options.get("until") or ()
         sampled = options.get("do_sample", "temperature" in options)
-        return self._target.complete_text(
-            context,
+        max_tokens = options.get("max_gen_toks", _MAX_TOKENS)
+        kept, cut = prompt(
+            self._target, context, max_tokens, add_special_tokens=not self._is_templated
+        )
+        written = self._target.complete_text(
+            kept,
             stop_strings=[until] if isinstance(until, str) else until,
-            max_tokens=options.get("max_gen_toks", _MAX_TOKENS),
+            max_tokens=max_tokens,
             temperature=float(options.get("temperature", 1.0)) if sampled else 0.0,
             # At temperature 0 they make no difference.
             top_p=options.get("top_p"),
             top_k=options.get("top_k"),
             min_p=options.get("min_p"),
             add_special_tokens=not self._is_templated,
-        ).text
+        )
+        return written.text, cut > 0
 
     def _first_token(self) -> int:
         """What stands before a text that has nothing before it: its beginning, or an end."""
@@ -199,6 +219,12 @@ class ServedModel(LM):
             if token is not None:
                 return token
         raise TargetError(f"server {self._target.address}: found no bos or eos token, expected one")
+
+
+def _warn_of_cut(cut: int, count: int) -> None:
+    """Say how many of some requests were longer than the model's context."""
+    if cut:
+        _log.warning("cut %d of %d contexts from the left, to the model's context", cut, count)
 
 
 def _path(name: str | None) -> Path | None:
