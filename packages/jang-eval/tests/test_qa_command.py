@@ -148,10 +148,10 @@ def test_a_good_model_is_correct_six_times_and_the_json_says_all_there_is(serve:
     document = json.loads(result.stdout)
     data = resources.files("jang_eval._tasks").joinpath("qa_questions.toml").read_bytes()
     assert document["task"] == "qa"
-    assert document["task_version"] == 2
+    assert document["task_version"] == 3
     assert document["data_sha256"] == hashlib.sha256(data).hexdigest()
     assert document["target"] == target
-    assert document["settings"] == {"max_tokens": "64", "temperature": "0"}
+    assert document["settings"] == {"max_tokens": "64", "temperature": "0", "asked as": "chat"}
     assert document["model"] == INFO
     answers = {each["texts"]["question"]: each["texts"]["answer"] for each in document["outcomes"]}
     assert answers == GOOD_ANSWERS
@@ -200,6 +200,17 @@ def test_a_model_without_a_chat_template_is_asked_in_plain_text(serve: Serve) ->
     texts = {request.prompt.text for request in model.requests}
     assert texts == {f"Question: {question}\nAnswer:" for question in GOOD_ANSWERS}
     assert list(model.requests[0].stopping.stop_strings) == ["\nQuestion:"]
+
+
+def test_answers_to_a_chat_and_to_plain_text_are_not_compared(serve: Serve, tmp_path: Path) -> None:
+    files = [tmp_path / "chat.json", tmp_path / "plain.json"]
+    for file, has_chat_template in zip(files, (True, False), strict=True):
+        model = FakeModel(GOOD_ANSWERS.__getitem__, has_chat_template=has_chat_template)
+        assert qa("--target", serve(model), "-o", str(file)).exit_code == 0
+
+    result = CliRunner().invoke(app, ["compare", *map(str, files)])
+
+    assert_is_user_error(result, "plain.json: settings.asked as: found plain, expected chat")
 
 
 COLOUR = """
