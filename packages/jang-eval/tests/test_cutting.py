@@ -35,7 +35,14 @@ class Server(runtime_pb2_grpc.RuntimeServiceServicer):
     def Score(self, request: Any, context: Any) -> Any:
         asked = [each.text or shown(each.token_ids.ids) for each in request.continuations]
         self.asked.append((shown(ids(request.context)), asked))
-        return pb.ScoreResponse(scores=[pb.ContinuationScore(logprob=-len(each)) for each in asked])
+        return pb.ScoreResponse(
+            scores=[
+                pb.ContinuationScore(
+                    logprob=-len(each), token_logprobs=[-1] * len(each), token_ids=map(ord, each)
+                )
+                for each in asked
+            ]
+        )
 
 
 def ids(asked: pb.Prompt) -> list[int]:

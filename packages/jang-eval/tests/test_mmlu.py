@@ -101,7 +101,15 @@ class Scorer(runtime_pb2_grpc.RuntimeServiceServicer):
         tokens = "".join(map(chr, request.context.token_ids.ids))
         question = (request.context.text or tokens).rpartition("\n\n")[2]
         (scores,) = (each for fragment, each in self.scores.items() if fragment in question)
-        return pb.ScoreResponse(scores=[pb.ContinuationScore(logprob=each) for each in scores])
+        asked = [each.token_ids.ids for each in request.continuations]
+        return pb.ScoreResponse(
+            scores=[
+                pb.ContinuationScore(
+                    logprob=each, token_logprobs=[each / 2] * len(ids), token_ids=ids
+                )
+                for each, ids in zip(scores, asked, strict=True)
+            ]
+        )
 
     def Generate(self, request: Any, context: Any) -> Any:
         self.asked.append(request)

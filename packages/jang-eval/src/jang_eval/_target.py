@@ -1,6 +1,5 @@
 """The client's side of jang.runtime.v1: one model behind one address."""
 
-import math
 from collections.abc import Generator, Sequence
 from functools import cached_property
 from time import perf_counter
@@ -23,8 +22,10 @@ from jang_eval._server_answers import (
     Score,
     ServerInfo,
     finish_reason_of,
+    logits_of,
     model_info_of,
     room_of,
+    scores_of,
     server_info_of,
 )
 from jang_proto.runtime.v1 import runtime_pb2, runtime_pb2_grpc
@@ -98,6 +99,10 @@ class Target:
         return self._call(self._stub.GetServerInfo, request).limits.max_prompt_tokens
 
     @cached_property
+    def _vocabulary_size(self) -> int:
+        return self.model_info().vocabulary_size
+
+    @cached_property
     def room(self) -> Room:
         """How many tokens it takes; asked once."""
         return room_of(self.model_info().context_length, self.most_prompt_tokens())
@@ -148,19 +153,7 @@ class Target:
             ],
         )
         scores = self._call(self._stub.Score, request).scores
-        for score in scores:
-            if not math.isfinite(score.logprob):
-                found = f"a score of {score.logprob}, expected a finite one"
-                raise TargetError(f"server {self.address}: found {found}")
-        return tuple(
-            Score(
-                logprob=score.logprob,
-                token_logprobs=tuple(score.token_logprobs),
-                token_ids=tuple(score.token_ids),
-                is_greedy=score.is_greedy,
-            )
-            for score in scores
-        )
+        return scores_of(scores, continuations, self.address)
 
     def logits(
         self, context: Context, positions: Sequence[int] = ()
@@ -176,11 +169,8 @@ class Target:
         try:
             for event in call:
                 if event.WhichOneof("event") == "rows":
-                    rows = np.frombuffer(event.rows.values, "<f4")
-                    yield (
-                        tuple(event.rows.positions),
-                        rows.reshape(-1, event.rows.vocabulary_size),
-                    )
+                    rows = logits_of(event.rows, self._vocabulary_size, self.address)
+                    yield tuple(event.rows.positions), rows
         except grpc.RpcError as error:
             raise self._explained(error) from error
         finally:

@@ -11,6 +11,7 @@ With `--apply_chat_template` the server puts its model's chat template around wh
 # pyright: reportMissingModuleSource=false
 
 import logging
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -23,7 +24,7 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from jang_eval._access import read_access
 from jang_eval._cutting import prompt, score
-from jang_eval._errors import OptionError, TargetError
+from jang_eval._errors import JangEvalError, OptionError, TargetError
 from jang_eval._target import Target
 
 # As for the harness's own models.
@@ -231,7 +232,16 @@ def _path(name: str | None) -> Path | None:
     return None if name is None else Path(name)
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """The harness's own command; what a user of ours can cause is one line and exit status 2."""
     from lm_eval.__main__ import cli_evaluate
 
-    cli_evaluate()
+    try:
+        cli_evaluate()
+    except JangEvalError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+if __name__ == "__main__":
+    main()
