@@ -1,6 +1,7 @@
 """Running a task: what is asked, what is kept, and going on after an interruption."""
 
 import json
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -135,6 +136,55 @@ def test_what_was_begun_under_other_rules_is_not_gone_on_with(
     with pytest.raises(ResultFileError, match=r"\.r\.json\.partial: .* found .* expected"):
         run_task(task(**changes), target, output=tmp_path / "r.json")
     assert (tmp_path / ".r.json.partial").read_bytes() == before
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no limits of files")
+@pytest.mark.parametrize("is_long", [False, True], ids=["the description", "an outcome"])
+def test_a_journal_that_the_disk_has_no_room_for_is_one_line_and_stays_whole(
+    server: tuple[Tokenizer, Target], tmp_path: Path, is_long: bool
+) -> None:
+    import resource
+
+    _, target = server
+    output, journal = tmp_path / "r.json", tmp_path / ".r.json.partial"
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (400 if is_long else 40, before[1]))
+    try:
+        with pytest.raises(ResultFileError) as caught:
+            run_task(task(), target, output=output, in_flight=1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert str(caught.value) == f"{journal}: cannot be written: File too large"
+    lines = journal.read_bytes().splitlines(keepends=True)
+    assert all(line.endswith(b"}\n") for line in lines)
+    assert bool(lines) == is_long
+    with Target(target.address, timeout=10) as again:
+        assert len(run_task(task(), again, output=output).outcomes) == 20
+
+
+def test_a_journal_that_cannot_be_deleted_is_one_line(
+    server: tuple[Tokenizer, Target], tmp_path: Path
+) -> None:
+    _, target = server
+
+    def delete(done: int, total: int) -> None:
+        if done == total:
+            (tmp_path / ".r.json.partial").unlink()
+
+    with pytest.raises(ResultFileError, match=r"partial: cannot be written: No such file"):
+        run_task(task(), target, output=tmp_path / "r.json", on_progress=delete)
+
+
+@pytest.mark.parametrize("content", ["[1]", "1", "null", '"text"', "{}\n[1]", "no JSON"])
+def test_what_is_no_journal_is_refused_and_left_alone(
+    server: tuple[Tokenizer, Target], tmp_path: Path, content: str
+) -> None:
+    _, target = server
+    journal = tmp_path / ".r.json.partial"
+    journal.write_text(content + "\n")
+    with pytest.raises(ResultFileError, match=r"partial: found no journal of a run .*delete it"):
+        run_task(task(), target, output=tmp_path / "r.json")
+    assert journal.read_text() == content + "\n"
 
 
 def test_a_busy_server_is_asked_again_when_it_says(server: tuple[Tokenizer, Target]) -> None:
