@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -357,6 +358,31 @@ def test_a_server_slower_than_the_timeout_is_one_line_that_names_both(serve: Ser
     # What the client allows, not how long a busy machine takes to notice; rounded on its way.
     assert max(allowed) < 0.3
     assert_is_user_error(result, target, "no answer after 0.2 s")
+
+
+@pytest.mark.parametrize("kind", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_that_ends_a_run_keeps_what_came(
+    serve: Serve, tmp_path: Path, kind: signal.Signals
+) -> None:
+    last = [*GOOD_ANSWERS][-1]
+
+    def answer(question: str) -> str:
+        if question == last and signal.getsignal(kind) is not signal.SIG_DFL:
+            os.kill(os.getpid(), kind)
+            has_ended.wait(10)
+        return GOOD_ANSWERS[question]
+
+    has_ended = threading.Event()
+    model = FakeModel(answer)
+    words = ("--target", serve(model), "--in-flight", "1", "-o", str(tmp_path / "r.json"))
+    result = qa(*words)
+    has_ended.set()
+    assert result.exit_code == 128 + kind
+    assert result.stderr == "interrupted; the same command goes on from here\n"
+    assert signal.getsignal(kind) is signal.SIG_DFL
+    model.answer, model.requests = GOOD_ANSWERS.__getitem__, []
+    assert qa(*words).exit_code == 0
+    assert [each.prompt.chat.messages[0].content for each in model.requests] == [last]
 
 
 def test_a_server_that_refuses_is_quoted_on_one_line(serve: Serve) -> None:

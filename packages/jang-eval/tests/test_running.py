@@ -224,3 +224,32 @@ def test_ctrl_c_does_not_wait_for_answers_that_nobody_takes(
     (error,) = ended
     assert "CANCELLED" in error
     assert (tmp_path / ".r.json.partial").exists()
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
+def test_what_was_answered_when_a_run_was_ended_is_not_asked_again(
+    server: tuple[Tokenizer, Target], tmp_path: Path, kind: type[BaseException]
+) -> None:
+    servicer, target = server
+    has_answers, is_ended = threading.Barrier(2), threading.Event()
+
+    def ask_and_work(target: Target, item: Item) -> Outcome:
+        outcome = ask(target, item)
+        has_answers.wait(10)
+        # As HumanEval, which runs what was answered.
+        if item.id == "2":
+            is_ended.wait(10)
+        return outcome
+
+    def end(done: int, total: int) -> None:
+        if done:
+            is_ended.set()
+            raise kind
+
+    output = tmp_path / "r.json"
+    with pytest.raises(kind):
+        run_task(task(2, ask=ask_and_work), target, output=output, in_flight=2, on_progress=end)
+    assert sorted(servicer.asked) == ["x", "xx"]
+    with Target(target.address, timeout=10) as again:
+        assert len(run_task(task(2), again, output=output).outcomes) == 2
+    assert sorted(servicer.asked) == ["x", "xx"]
