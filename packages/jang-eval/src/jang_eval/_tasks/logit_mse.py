@@ -16,6 +16,9 @@ from jang_eval._target import Target
 
 TASK_VERSION: Final = 1
 
+# Rows that are worked on at a time: in float64 all of a long prompt would be gigabytes.
+_ROWS: Final = 64
+
 
 def task(target: Target, reference: PromptReference, prompts: Sequence[str], seed: int) -> Task:
     """The task on prompts.
@@ -64,16 +67,17 @@ def compare(target: Target, reference: PromptReference, item: Item) -> Outcome:
     """Hold the logits after every token of a prompt against the reference's."""
     prompt: Prompt = item.content
     # The reference first, and all of it: waiting for two servers at once could wait for ever.
-    expected = _centred(reference.logits(prompt))
-    given = _centred(prompt_rows(target, prompt))
+    expected, given = reference.logits(prompt), prompt_rows(target, prompt)
     if expected.shape != given.shape:
         raise DataError(
             f"server {target.address}: found a vocabulary of {given.shape[1]} tokens, "
             f"expected {expected.shape[1]} as the reference has"
         )
-    squares = ((given - expected) ** 2).mean(axis=-1)
-    lengths = np.linalg.norm(given, axis=-1) * np.linalg.norm(expected, axis=-1)
-    cosines = (given * expected).sum(axis=-1) / np.maximum(lengths, np.finfo(np.float64).tiny)
+    parts = [
+        _distances(expected[begin : begin + _ROWS], given[begin : begin + _ROWS])
+        for begin in range(0, len(given), _ROWS)
+    ]
+    squares, cosines = (np.concatenate(each) for each in zip(*parts, strict=True))
     numbers = {"tokens": len(prompt.tokens), "mse": squares.sum(), "cosine": cosines.sum()}
     numbers |= {"last mse": squares[-1], "last cosine": cosines[-1]}
     return Outcome(
@@ -101,6 +105,16 @@ def metrics(outcomes: Sequence[Outcome], seed: int) -> list[Metric]:
         mean("logit MSE/last token", "last mse", ones, "squared logits", "lower"),
         mean("cosine/last token", "last cosine", ones, "of 1", "higher"),
     ]
+
+
+def _distances(
+    expected: npt.NDArray[np.floating], given: npt.NDArray[np.floating]
+) -> tuple[Doubles, Doubles]:
+    """Mean squared difference and cosine of each row of logits."""
+    one, other = _centred(expected), _centred(given)
+    lengths = np.linalg.norm(other, axis=-1) * np.linalg.norm(one, axis=-1)
+    cosines = (other * one).sum(axis=-1) / np.maximum(lengths, np.finfo(np.float64).tiny)
+    return ((other - one) ** 2).mean(axis=-1), cosines
 
 
 def _centred(logits: npt.NDArray[np.floating]) -> Doubles:
