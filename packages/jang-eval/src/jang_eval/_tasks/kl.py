@@ -41,7 +41,7 @@ TASK_VERSION: Final = 3
 
 _QUANTILES: Final = {"median": 0.5, "p90": 0.9, "p99": 0.99, "p99.9": 0.999}
 _CONFIDENCES: Final = (0.0, 0.25, 0.5, 0.75, 0.95, 1.0)
-# Of the numbers of each token in results, which are some 50 bytes a token together.
+# Of the numbers of each token in results, which are some 65 bytes a token together.
 _DIGITS: Final = 7
 
 
