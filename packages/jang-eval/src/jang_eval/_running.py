@@ -9,11 +9,11 @@ from threading import Event
 from time import perf_counter
 from typing import Any
 
-from jang_eval._documents import check_writable, write_document
+from jang_eval._documents import check_writable
 from jang_eval._evaluation import EvaluationResult, Item, Outcome, Task
 from jang_eval._journal import Journal
 from jang_eval._model_info import ModelInfo
-from jang_eval._records import to_json
+from jang_eval._result_files import write_result
 from jang_eval._target import Target
 from jang_eval._version import __version__
 
@@ -65,7 +65,7 @@ def run_task(
             data_source=task.data_source,
         )
         if output is not None:
-            write_document(to_json(result), output)
+            write_result(result, output)
         journal.remove()
     return result
 

@@ -6,9 +6,9 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from jang_eval._errors import DataError
 from jang_eval._evaluation import Item, Metric, Outcome, Task
 from jang_eval._prompts import Prompt, prompts_digest, prompts_sha256, tokenize_prompts
+from jang_eval._reference.fitting import check_tokens, check_vocabulary
 from jang_eval._reference.protocols import PromptReference
 from jang_eval._reference.served import prompt_rows
 from jang_eval._statistics import Doubles, bootstrap_of_means
@@ -33,18 +33,9 @@ def task(target: Target, reference: PromptReference, prompts: Sequence[str], see
         DataError: The reference has another vocabulary, or other tokens.
         TargetError: A server is unreachable, too slow, or refuses.
     """
-    found, expected = target.model_info().vocabulary_size, reference.model.vocabulary_size
-    if found != expected:
-        raise DataError(
-            f"server {target.address}: found a vocabulary of {found} tokens, "
-            f"expected {expected} as the reference has"
-        )
+    check_vocabulary(target, reference.model)
     asked = tokenize_prompts(target, prompts)
-    if prompts_digest(asked) != reference.prompts_digest(prompts):
-        raise DataError(
-            f"server {target.address}: found other tokens than the reference has, "
-            "expected the same prompts and tokenizer"
-        )
+    check_tokens(target, prompts_digest(asked), reference.prompts_digest(prompts), "prompts")
 
     def ask(target: Target, item: Item) -> Outcome:
         return compare(target, reference, item)
@@ -68,11 +59,6 @@ def compare(target: Target, reference: PromptReference, item: Item) -> Outcome:
     prompt: Prompt = item.content
     # The reference first, and all of it: waiting for two servers at once could wait for ever.
     expected, given = reference.logits(prompt), prompt_rows(target, prompt)
-    if expected.shape != given.shape:
-        raise DataError(
-            f"server {target.address}: found a vocabulary of {given.shape[1]} tokens, "
-            f"expected {expected.shape[1]} as the reference has"
-        )
     parts = [
         _distances(expected[begin : begin + _ROWS], given[begin : begin + _ROWS])
         for begin in range(0, len(given), _ROWS)
