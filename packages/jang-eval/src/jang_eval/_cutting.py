@@ -38,30 +38,37 @@ def score(
     if len(tokens) <= room.prompt and len(tokens) + longest <= room.context + 1:
         scores = target.score(context, continuations, add_special_tokens=add_special_tokens)
         return CutScores(scores, 0)
-    pairs = [
-        _pair(target, context, each, add_special_tokens=add_special_tokens)
+    # Spaces between them are the continuations'.
+    before = target.tokenize(context.rstrip(), add_special_tokens=add_special_tokens)
+    afters = [
+        target.tokenize(context + each, add_special_tokens=add_special_tokens)[len(before) :]
         for each in continuations
     ]
-    places: dict[Ids, list[int]] = {}
-    for place, (before, after) in enumerate(pairs):
-        kept = min(room.prompt, room.context + 1 - len(after))
-        if kept < 1:
-            raise TargetError(
-                f"server {target.address}: found a continuation of {len(after)} tokens, "
-                f"expected at most {room.context}, the model's context"
-            )
-        places.setdefault(before[-kept:], []).append(place)
+    return _score_tokens(target, before, afters)
+
+
+def _score_tokens(target: Target, before: Ids, afters: Sequence[Ids]) -> CutScores:
+    # Those for which as much of the context is left are asked together.
+    groups: dict[int, list[int]] = {}
+    for place, after in enumerate(afters):
+        groups.setdefault(_kept(target, before, after), []).append(place)
     found: dict[int, Score] = {}
-    for kept_tokens, where in places.items():
-        # One after the other: most of the time there is one.
-        scores = target.score(kept_tokens, [pairs[place][1] for place in where])
-        found |= zip(where, scores, strict=True)
-    cut = max(
-        len(pairs[place][0]) - len(kept_tokens)
-        for kept_tokens, where in places.items()
-        for place in where
-    )
-    return CutScores(tuple(found[place] for place in range(len(pairs))), cut)
+    for kept, places in groups.items():
+        scores = target.score(before[-kept:], [afters[place] for place in places])
+        found.update(zip(places, scores, strict=True))
+    return CutScores(tuple(found[place] for place in range(len(afters))), len(before) - min(groups))
+
+
+def _kept(target: Target, before: Ids, after: Ids) -> int:
+    """How many tokens of a context are left; the last token of what follows it is not read."""
+    room = target.room
+    kept = min(len(before), room.prompt, room.context + 1 - len(after))
+    if kept < 1:
+        raise TargetError(
+            f"server {target.address}: found a continuation of {len(after)} tokens, "
+            f"expected at most {room.context}, the model's context"
+        )
+    return kept
 
 
 def prompt(
@@ -87,13 +94,3 @@ def prompt(
     if len(tokens) <= kept:
         return text, 0
     return tokens[-kept:], len(tokens) - kept
-
-
-def _pair(
-    target: Target, context: str, continuation: str, *, add_special_tokens: bool
-) -> tuple[Ids, Ids]:
-    """The tokens of both, where the continuation's are what follows those of the context."""
-    whole = target.tokenize(context + continuation, add_special_tokens=add_special_tokens)
-    # Spaces between them are the continuation's.
-    before = target.tokenize(context.rstrip(), add_special_tokens=add_special_tokens)
-    return before, whole[len(before) :]
