@@ -3,8 +3,9 @@
     python lm_eval_mmlu.py HOST:PORT DATA SUBJECT SHOTS WORK
 
 Prints `[[right, [four log-probabilities]], ...]`, the questions in the order of the file, after
-that how likely a whole text is and what is written after one in four ways, and of the first
-question with the chat template `[[context, continuation, log-probability], ...]`.
+that how likely a whole text is and what is written after one in four ways, of the first question
+with the chat template `[[context, continuation, log-probability], ...]`, and of a context that is
+too long how likely a continuation is and what is written.
 """
 
 import csv
@@ -84,7 +85,12 @@ def main() -> None:
         [*asked, float(response[0][0])]
         for asked, response in zip(first["arguments"], first["resps"], strict=True)
     ]
-    print(json.dumps([found, text, written, chat]))
+    model = ServedModel(target)
+    ((likely, _),) = model.loglikelihood([Instance("loglikelihood", {}, ("x" * 700, " yz"), 0)])
+    (more,) = model.generate_until(
+        [Instance("generate_until", {}, ("y" * 700, {"until": ["\n"], "max_gen_toks": 5}), 0)]
+    )
+    print(json.dumps([found, text, written, chat, [likely, more]]))
 
 
 main()

@@ -47,7 +47,7 @@ def test_every_question_has_the_same_verdict_and_scores(
     work.mkdir()
     script = Path(__file__).with_name("lm_eval_mmlu.py")
     printed = run(python, script, served, tmp_path, "miscellaneous", str(shots), work, cwd=work)
-    theirs, (rolling,), written, chat = json.loads(printed.splitlines()[-1])
+    theirs, (rolling,), written, chat, (likely, more) = json.loads(printed.splitlines()[-1])
 
     options = ["--target", served, "--data", str(tmp_path), "--shots", str(shots), "--json"]
     ours = json.loads(CliRunner().invoke(app, ["mmlu", *options]).stdout)
@@ -67,6 +67,12 @@ def test_every_question_has_the_same_verdict_and_scores(
         (head,) = target.score((0,), [tokens[:512]])
         (tail,) = target.score(tokens[187:511], [tokens[511:]])
         assert rolling == pytest.approx(head.logprob + sum(tail.token_logprobs[1:]), abs=1e-3)
+        # Cut from the left: all but one of what is scored is read.
+        (score,) = target.score(tokens[: 512 + 1 - 3], [target.tokenize(" yz")])
+        assert likely == pytest.approx(score.logprob, abs=1e-4)
+        overlong = target.tokenize("y" * (512 - 5))
+        expected = target.complete_text(overlong, stop_strings=["\n"], max_tokens=5, temperature=0)
+        assert more == expected.text
         expected = target.complete_text("It is", stop_strings=["\n"], max_tokens=5, temperature=0)
         assert written == [expected.text] * 4
 

@@ -116,6 +116,48 @@ def test_the_same_model_twice_in_one_task_is_two_rows_named_by_their_files(
     ]
 
 
+def a_perplexity(label: str, tokens: str, windows: str = "all", count: int = 2) -> Any:
+    metrics = [
+        Metric("perplexity", 20.0, None, "per token", "lower", 100 * count),
+        Metric("loss", 3.0, None, "nats per token", "lower", 100 * count),
+        Metric("word perplexity", 40.0, None, "per word", "lower", 100 * count),
+        Metric("byte perplexity", 2.0, None, "per byte", "lower", 100 * count),
+        Metric("bits per byte", 1.0, None, "bits", "lower", 100 * count),
+    ]
+    outcomes = [Outcome(f"t:{n}", "t", {"loss": 300.0, "tokens": 100.0}) for n in range(count)]
+    settings = {"windows": windows, "tokens": tokens, "seed": "0"}
+    return MADE["a_result"]("perplexity", label, 4.5, metrics, outcomes, settings)
+
+
+def test_of_different_tokenizers_perplexity_is_compared_by_word_and_byte_alone(
+    directory: Path,
+) -> None:
+    write(a_perplexity("a", "0123"), "a.json")
+    write(a_perplexity("b", "0123"), "b.json")
+    write(a_perplexity("c", "4567", count=3), "c.json")
+
+    same = compare("a.json", "b.json").stdout
+    result = compare("a.json", "b.json", "c.json", "--html", "page.html")
+
+    assert "| perplexity (per token) ↓ | loss (nats per token) ↓ |" in same
+    assert "### Paired tests of means" in same
+    assert result.exit_code == 0, result.output
+    head = "| model | bpw | MB | word perplexity ↓ | byte perplexity ↓ | bits per byte ↓ |"
+    assert head in result.stdout
+    assert "Paired tests" not in result.stdout
+    assert "tokens: different, so nothing by token is shown" in result.stdout
+
+
+def test_some_windows_of_different_tokenizers_are_not_compared(directory: Path) -> None:
+    write(a_perplexity("a", "0123", "4"), "a.json")
+    write(a_perplexity("b", "4567", "4"), "b.json")
+
+    result = compare("a.json", "b.json")
+
+    assert result.exit_code == 2
+    assert "b.json: settings.tokens: found 4567, expected 0123" in result.stderr
+
+
 @pytest.mark.parametrize(
     ("changes", "line"),
     [

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from jang_eval._compare.paired import holm
 from jang_eval._evaluation import Metric, Outcome
+from jang_eval._statistics import holm
 
 MADE = run_path(str(Path(__file__).with_name("made_results.py")))
 COMPARED = run_path(str(Path(__file__).with_name("compared.py")))

@@ -78,18 +78,38 @@ class Scorer(runtime_pb2_grpc.RuntimeServiceServicer):
         self.asked: list[Any] = []
         self.refuse_from = 10**9
         self.lock = threading.Lock()
+        # Proto3's zero: not known.
+        self.context_length = 0
 
     def GetModelInfo(self, request: Any, context: Any) -> Any:
-        return pb.GetModelInfoResponse(name="fake", digest="ab" * 32)
+        return pb.GetModelInfoResponse(
+            name="fake", digest="ab" * 32, context_length=self.context_length
+        )
+
+    def GetServerInfo(self, request: Any, context: Any) -> Any:
+        limits = pb.Limits(max_prompt_tokens=self.context_length)
+        return pb.GetServerInfoResponse(limits=limits)
+
+    def Tokenize(self, request: Any, context: Any) -> Any:
+        return pb.TokenizeResponse(token_ids=map(ord, request.prompt.text))
 
     def Score(self, request: Any, context: grpc.ServicerContext) -> Any:
         with self.lock:
             if len(self.asked) >= self.refuse_from:
                 context.abort(grpc.StatusCode.INTERNAL, "broken")
             self.asked.append(request)
-        question = request.context.text.rpartition("\n\n")[2]
+        tokens = "".join(map(chr, request.context.token_ids.ids))
+        question = (request.context.text or tokens).rpartition("\n\n")[2]
         (scores,) = (each for fragment, each in self.scores.items() if fragment in question)
-        return pb.ScoreResponse(scores=[pb.ContinuationScore(logprob=each) for each in scores])
+        asked = [each.token_ids.ids for each in request.continuations]
+        return pb.ScoreResponse(
+            scores=[
+                pb.ContinuationScore(
+                    logprob=each, token_logprobs=[each / 2] * len(ids), token_ids=ids
+                )
+                for each, ids in zip(scores, asked, strict=True)
+            ]
+        )
 
     def Generate(self, request: Any, context: Any) -> Any:
         self.asked.append(request)
@@ -305,6 +325,39 @@ def test_by_generation_the_model_writes_one_line_and_what_names_no_letter_is_wro
     assert request.prompt.text == GOLDEN
     assert list(request.stopping.stop_strings) == ["\n"]
     assert request.sampling.temperature == 0
+
+
+def test_an_overlong_question_is_cut_from_the_left_and_does_not_end_the_run(
+    serve: Serve, data: Path
+) -> None:
+    scorer = Scorer(SCORES, " A")
+    # Of the four prompts only that of the longest question is longer.
+    subject = read_mmlu(data, shots=2).subjects[0]
+    lengths = sorted((len(build_prompt(subject, each)) for each in subject.asked), reverse=True)
+    assert lengths[0] > lengths[1] + 4
+    scorer.context_length = lengths[0] - 4
+    options = ("--target", serve(scorer), "--data", data, "--shots", "2", "--json")
+    document = json.loads(mmlu(*options).stdout)
+    # Of the continuation the last token is not read.
+    assert [each["numbers"].get("tokens cut") for each in document["outcomes"]] == [
+        5.0,
+        *[None] * 3,
+    ]
+    assert numbers(document)["accuracy"] == (3 / 4, 4)
+    assert numbers(document)["prompts cut"] == (1.0, 4)
+    (cut,) = (each for each in scorer.asked if each.context.token_ids.ids)
+    assert "".join(map(chr, cut.context.token_ids.ids)) == GOLDEN[5:]
+    assert [[*map(chr, each.token_ids.ids)] for each in cut.continuations] == [
+        [" ", letter] for letter in "ABCD"
+    ]
+
+    scorer.asked.clear()
+    scorer.context_length = lengths[1] + 32
+    assert scorer.context_length > lengths[0]
+    document = json.loads(mmlu(*options, "--by", "generation").stdout)
+    assert numbers(document)["prompts cut"] == (1.0, 4)
+    (cut,) = (each for each in scorer.asked if each.prompt.token_ids.ids)
+    assert "".join(map(chr, cut.prompt.token_ids.ids)) == GOLDEN[-lengths[1] :]
 
 
 def test_a_server_that_scores_no_number_is_no_model_that_answers_wrongly(

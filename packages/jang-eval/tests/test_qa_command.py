@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -148,10 +149,10 @@ def test_a_good_model_is_correct_six_times_and_the_json_says_all_there_is(serve:
     document = json.loads(result.stdout)
     data = resources.files("jang_eval._tasks").joinpath("qa_questions.toml").read_bytes()
     assert document["task"] == "qa"
-    assert document["task_version"] == 2
+    assert document["task_version"] == 3
     assert document["data_sha256"] == hashlib.sha256(data).hexdigest()
     assert document["target"] == target
-    assert document["settings"] == {"max_tokens": "64", "temperature": "0"}
+    assert document["settings"] == {"max_tokens": "64", "temperature": "0", "asked as": "chat"}
     assert document["model"] == INFO
     answers = {each["texts"]["question"]: each["texts"]["answer"] for each in document["outcomes"]}
     assert answers == GOOD_ANSWERS
@@ -200,6 +201,17 @@ def test_a_model_without_a_chat_template_is_asked_in_plain_text(serve: Serve) ->
     texts = {request.prompt.text for request in model.requests}
     assert texts == {f"Question: {question}\nAnswer:" for question in GOOD_ANSWERS}
     assert list(model.requests[0].stopping.stop_strings) == ["\nQuestion:"]
+
+
+def test_answers_to_a_chat_and_to_plain_text_are_not_compared(serve: Serve, tmp_path: Path) -> None:
+    files = [tmp_path / "chat.json", tmp_path / "plain.json"]
+    for file, has_chat_template in zip(files, (True, False), strict=True):
+        model = FakeModel(GOOD_ANSWERS.__getitem__, has_chat_template=has_chat_template)
+        assert qa("--target", serve(model), "-o", str(file)).exit_code == 0
+
+    result = CliRunner().invoke(app, ["compare", *map(str, files)])
+
+    assert_is_user_error(result, "plain.json: settings.asked as: found plain, expected chat")
 
 
 COLOUR = """
@@ -346,6 +358,31 @@ def test_a_server_slower_than_the_timeout_is_one_line_that_names_both(serve: Ser
     # What the client allows, not how long a busy machine takes to notice; rounded on its way.
     assert max(allowed) < 0.3
     assert_is_user_error(result, target, "no answer after 0.2 s")
+
+
+@pytest.mark.parametrize("kind", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_that_ends_a_run_keeps_what_came(
+    serve: Serve, tmp_path: Path, kind: signal.Signals
+) -> None:
+    last = [*GOOD_ANSWERS][-1]
+
+    def answer(question: str) -> str:
+        if question == last and signal.getsignal(kind) is not signal.SIG_DFL:
+            os.kill(os.getpid(), kind)
+            has_ended.wait(10)
+        return GOOD_ANSWERS[question]
+
+    has_ended = threading.Event()
+    model = FakeModel(answer)
+    words = ("--target", serve(model), "--in-flight", "1", "-o", str(tmp_path / "r.json"))
+    result = qa(*words)
+    has_ended.set()
+    assert result.exit_code == 128 + kind
+    assert result.stderr == "interrupted; the same command goes on from here\n"
+    assert signal.getsignal(kind) is signal.SIG_DFL
+    model.answer, model.requests = GOOD_ANSWERS.__getitem__, []
+    assert qa(*words).exit_code == 0
+    assert [each.prompt.chat.messages[0].content for each in model.requests] == [last]
 
 
 def test_a_server_that_refuses_is_quoted_on_one_line(serve: Serve) -> None:

@@ -16,6 +16,7 @@ from jang_eval import (
     read_result,
     write_result,
 )
+from jang_eval._documents import document_text
 from jang_eval._model_info import ModelInfo
 
 FINITE = st.floats(allow_nan=False, allow_infinity=False)
@@ -92,6 +93,17 @@ def a_result() -> EvaluationResult:
 
 
 Edit = Callable[[dict[str, Any]], Any]
+
+
+def test_numbers_of_a_list_stand_on_one_line_and_texts_as_they_are() -> None:
+    numbers = [1, -2.5, 1e-9, *range(20)]
+    document = {"numbers": numbers, "text": "[\n  1\n]", "mixed": ["[\n 1\n]", 1], "none": []}
+    text = document_text(document)
+    assert json.loads(text) == document
+    assert f'  "numbers": {json.dumps(numbers)},\n' in text
+    # A position of `kl` has eight numbers of seven digits at most.
+    arrays = [[float(f"{n / 7:.7g}") for n in range(1000)] for _ in range(8)]
+    assert len(document_text({"arrays": arrays})) < 8 * 11 * 1000
 
 
 @pytest.mark.parametrize(

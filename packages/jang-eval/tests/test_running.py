@@ -1,6 +1,7 @@
 """Running a task: what is asked, what is kept, and going on after an interruption."""
 
 import json
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -137,6 +138,55 @@ def test_what_was_begun_under_other_rules_is_not_gone_on_with(
     assert (tmp_path / ".r.json.partial").read_bytes() == before
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no limits of files")
+@pytest.mark.parametrize("is_long", [False, True], ids=["the description", "an outcome"])
+def test_a_journal_that_the_disk_has_no_room_for_is_one_line_and_stays_whole(
+    server: tuple[Tokenizer, Target], tmp_path: Path, is_long: bool
+) -> None:
+    import resource
+
+    _, target = server
+    output, journal = tmp_path / "r.json", tmp_path / ".r.json.partial"
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (400 if is_long else 40, before[1]))
+    try:
+        with pytest.raises(ResultFileError) as caught:
+            run_task(task(), target, output=output, in_flight=1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert str(caught.value) == f"{journal}: cannot be written: File too large"
+    lines = journal.read_bytes().splitlines(keepends=True)
+    assert all(line.endswith(b"}\n") for line in lines)
+    assert bool(lines) == is_long
+    with Target(target.address, timeout=10) as again:
+        assert len(run_task(task(), again, output=output).outcomes) == 20
+
+
+def test_a_journal_that_cannot_be_deleted_is_one_line(
+    server: tuple[Tokenizer, Target], tmp_path: Path
+) -> None:
+    _, target = server
+
+    def delete(done: int, total: int) -> None:
+        if done == total:
+            (tmp_path / ".r.json.partial").unlink()
+
+    with pytest.raises(ResultFileError, match=r"partial: cannot be written: No such file"):
+        run_task(task(), target, output=tmp_path / "r.json", on_progress=delete)
+
+
+@pytest.mark.parametrize("content", ["[1]", "1", "null", '"text"', "{}\n[1]", "no JSON"])
+def test_what_is_no_journal_is_refused_and_left_alone(
+    server: tuple[Tokenizer, Target], tmp_path: Path, content: str
+) -> None:
+    _, target = server
+    journal = tmp_path / ".r.json.partial"
+    journal.write_text(content + "\n")
+    with pytest.raises(ResultFileError, match=r"partial: found no journal of a run .*delete it"):
+        run_task(task(), target, output=tmp_path / "r.json")
+    assert journal.read_text() == content + "\n"
+
+
 def test_a_busy_server_is_asked_again_when_it_says(server: tuple[Tokenizer, Target]) -> None:
     servicer, target = server
     servicer.busy = 3
@@ -174,3 +224,32 @@ def test_ctrl_c_does_not_wait_for_answers_that_nobody_takes(
     (error,) = ended
     assert "CANCELLED" in error
     assert (tmp_path / ".r.json.partial").exists()
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
+def test_what_was_answered_when_a_run_was_ended_is_not_asked_again(
+    server: tuple[Tokenizer, Target], tmp_path: Path, kind: type[BaseException]
+) -> None:
+    servicer, target = server
+    has_answers, is_ended = threading.Barrier(2), threading.Event()
+
+    def ask_and_work(target: Target, item: Item) -> Outcome:
+        outcome = ask(target, item)
+        has_answers.wait(10)
+        # As HumanEval, which runs what was answered.
+        if item.id == "2":
+            is_ended.wait(10)
+        return outcome
+
+    def end(done: int, total: int) -> None:
+        if done:
+            is_ended.set()
+            raise kind
+
+    output = tmp_path / "r.json"
+    with pytest.raises(kind):
+        run_task(task(2, ask=ask_and_work), target, output=output, in_flight=2, on_progress=end)
+    assert sorted(servicer.asked) == ["x", "xx"]
+    with Target(target.address, timeout=10) as again:
+        assert len(run_task(task(2), again, output=output).outcomes) == 2
+    assert sorted(servicer.asked) == ["x", "xx"]

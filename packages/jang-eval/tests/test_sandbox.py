@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,29 @@ def sandbox() -> Sandbox:
         return find_sandbox(LIMITS)
     except SandboxError as error:
         pytest.skip(f"no sandbox here: {error}")
+
+
+@pytest.fixture
+def other_user(monkeypatch: pytest.MonkeyPatch) -> Sandbox:
+    """The sandbox as who is not the superuser has it, where it is the superuser who tests."""
+    if sys.platform != "linux" or os.geteuid() != 0:
+        pytest.skip("all tests here are of a user who is not the superuser")
+    python = "/usr/bin/python3"
+    nobody = {"user": 65534, "group": 65534, "extra_groups": list[int]()}
+    try:
+        ask = [python, "-I", "-S", "-c", "import sys; print(sys.base_prefix)"]
+        prefix = subprocess.check_output([*ask], text=True, **nobody).strip()
+        subprocess.check_call([python, "-c", f"open({_sandbox.__file__!r})"], **nobody)
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"no Python that another user can run: {error}")
+    monkeypatch.setattr(subprocess, "Popen", partial(subprocess.Popen, **nobody))
+    monkeypatch.setattr(sys, "executable", python)
+    monkeypatch.setattr(_sandbox, "_prefixes", lambda: [prefix])
+    monkeypatch.setattr(_sandbox, "_own_user", lambda: None)
+    try:
+        return find_sandbox(LIMITS)
+    except SandboxError as error:
+        pytest.skip(f"no sandbox for another user here: {error}")
 
 
 def names_of_processes() -> set[str]:
@@ -138,6 +162,50 @@ for path in {[str(path) for path in outside]!r}:
 def test_nothing_that_code_wrote_is_there_for_the_next(sandbox: Sandbox) -> None:
     program = "import os\nassert os.listdir() == []\nopen('here', 'w').close()"
     assert [run_program(sandbox, program).failure for _ in range(2)] == ["", ""]
+
+
+# Of whatever is open: what it is, and whether `..` of it can be read and written.
+WAYS_OUT = """
+import os, stat
+null, found = os.stat(0), []
+for opened in range(1 << 16):
+    try:
+        status = os.fstat(opened)
+    except OSError:
+        continue
+    try:
+        os.listdir(os.open("..", os.O_RDONLY, dir_fd=opened))
+    except OSError as error:
+        found.append((opened, stat.S_ISCHR(status.st_mode), stat.S_ISFIFO(status.st_mode)))
+    else:
+        raise RuntimeError(f"descriptor {opened} leads out")
+assert found == [(0, True, False), (1, True, False), (2, True, False), (3, False, True)], found
+assert os.getcwd() == "/code" and os.path.samefile("/", "/..")
+"""
+
+
+def test_code_inherits_nothing_but_null_and_the_pipe_that_says_its_end(sandbox: Sandbox) -> None:
+    with open(os.devnull) as _, socket.socket() as inherited:
+        inherited.set_inheritable(True)
+        run = run_program(sandbox, WAYS_OUT)
+    assert (run.failure, run.message) == ("", "")
+
+
+def test_so_it_is_where_who_starts_it_is_not_the_superuser(other_user: Sandbox) -> None:
+    run = run_program(other_user, WAYS_OUT + "assert os.getuid() == 65534")
+    assert (run.failure, run.message) == ("", "")
+
+
+def test_a_descriptor_that_leads_out_is_found_before_anything_is_run(
+    monkeypatch: pytest.MonkeyPatch, sandbox: Sandbox, tmp_path: Path
+) -> None:
+    child = Path(_sandbox.__file__).with_name("_sandbox_child.py").read_text()
+    careless = tmp_path / "child.py"
+    careless.write_text(child.replace("    _close_inherited(", "    (lambda **_: None)("))
+    assert careless.read_text() != child
+    monkeypatch.setattr(_sandbox, "_CHILD", careless)
+    with pytest.raises(SandboxError, match="a program can get out"):
+        find_sandbox(LIMITS)
 
 
 def test_code_reaches_no_network(sandbox: Sandbox) -> None:

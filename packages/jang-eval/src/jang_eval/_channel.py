@@ -5,6 +5,7 @@ from typing import Any, Final, cast
 
 import grpc
 
+from jang_eval._access import Access
 from jang_eval._errors import TargetError
 
 # gRPC's own retries. Where the server says how long to wait, or not to ask again, in
@@ -40,9 +41,12 @@ _EXPLANATIONS: Final = {
 _REFUSAL: Final = "found {code} ({details}), expected an answer"
 
 
-def open_channel(address: str) -> grpc.Channel:
+def open_channel(address: str, access: Access) -> grpc.Channel:
     """A connection to a server, made when it is first needed."""
-    return grpc.insecure_channel(address, options=_CHANNEL_OPTIONS)
+    credentials = access.credentials
+    if credentials is None:
+        return grpc.insecure_channel(address, options=_CHANNEL_OPTIONS)
+    return grpc.secure_channel(address, credentials, options=_CHANNEL_OPTIONS)
 
 
 def explained(error: grpc.RpcError, address: str, timeout: float) -> TargetError:

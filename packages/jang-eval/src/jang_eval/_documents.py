@@ -2,15 +2,20 @@
 
 import json
 import os
+import re
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
 from jang_eval._errors import ResultFileError
+
+# A list of numbers alone; nothing in a text looks so, for line ends are escaped there.
+_NUMBERS: Final = re.compile(r"\[\n\s*(-?[0-9][^\[\]{}\"]*?)\n\s*\]")
 
 
 def document_text(document: dict[str, Any]) -> str:
     """A document as files hold it."""
-    return json.dumps(document, ensure_ascii=False, allow_nan=False, indent=2) + "\n"
+    text = json.dumps(document, ensure_ascii=False, allow_nan=False, indent=2)
+    return _NUMBERS.sub(lambda found: f"[{' '.join(found[1].split())}]", text) + "\n"
 
 
 def write_document(document: dict[str, Any], path: Path) -> None:

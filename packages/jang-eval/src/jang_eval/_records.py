@@ -13,9 +13,10 @@ from functools import cache
 from types import NoneType, UnionType
 from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints
 
+from jang_eval._text import shown_value
+
 Record = TypeVar("Record")
 
-_SHOWN_CHARACTERS = 40
 _NOTHING = object()
 
 
@@ -147,5 +148,4 @@ def _shown(value: object) -> str:
         return "an object"
     if isinstance(value, list):
         return "a list"
-    shown = ascii(value)
-    return shown if len(shown) <= _SHOWN_CHARACTERS else shown[: _SHOWN_CHARACTERS - 3] + "..."
+    return shown_value(value)

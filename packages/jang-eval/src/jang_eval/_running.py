@@ -1,7 +1,7 @@
 """Runs a task against a server: several questions at a time, resumed where it was interrupted."""
 
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -9,11 +9,11 @@ from threading import Event
 from time import perf_counter
 from typing import Any
 
-from jang_eval._documents import check_writable, write_document
+from jang_eval._documents import check_writable
 from jang_eval._evaluation import EvaluationResult, Item, Outcome, Task
 from jang_eval._journal import Journal
 from jang_eval._model_info import ModelInfo
-from jang_eval._records import to_json
+from jang_eval._result_files import write_result
 from jang_eval._target import Target
 from jang_eval._version import __version__
 
@@ -65,7 +65,7 @@ def run_task(
             data_source=task.data_source,
         )
         if output is not None:
-            write_document(to_json(result), output)
+            write_result(result, output)
         journal.remove()
     return result
 
@@ -120,19 +120,34 @@ def _ask_the_rest(
             is_ending.set()
             raise
 
-    with ThreadPoolExecutor(in_flight) as pool:
-        try:
-            for future in as_completed([pool.submit(ask, item) for item in left]):
-                error = future.exception()
-                if error is None:
-                    journal.add(future.result())
-                    on_progress(len(journal.outcomes), len(task.items))
-                elif not isinstance(error, _NotAskedError):
-                    failure = failure or error
-        except BaseException:
-            # On Ctrl-C nobody takes what is still under way, so nobody waits for it.
-            is_ending.set()
-            target.close()
-            raise
+    futures: list[Future[Outcome]] = []
+    try:
+        with ThreadPoolExecutor(in_flight) as pool:
+            try:
+                futures += [pool.submit(ask, item) for item in left]
+                for future in as_completed(futures):
+                    error = future.exception()
+                    if error is None:
+                        journal.add(future.result())
+                        on_progress(len(journal.outcomes), len(task.items))
+                    elif not isinstance(error, _NotAskedError):
+                        failure = failure or error
+            except BaseException:
+                # On Ctrl-C no answer that is still to come is waited for.
+                is_ending.set()
+                target.close()
+                raise
+    except (KeyboardInterrupt, SystemExit):
+        _keep_what_came(futures, journal)
+        raise
     if failure is not None:
         raise failure
+
+
+def _keep_what_came(futures: Sequence[Future[Outcome]], journal: Journal) -> None:
+    """Keep what had been answered, and was worked on, when the run was ended."""
+    for future in futures:
+        if future.done() and not future.cancelled() and future.exception() is None:
+            outcome = future.result()
+            if outcome.id not in journal.outcomes:
+                journal.add(outcome)

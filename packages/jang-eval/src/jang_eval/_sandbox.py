@@ -102,7 +102,8 @@ def find_sandbox(limits: Limits | None = None) -> Sandbox:
     """Find out whether this machine has a sandbox that keeps programs in.
 
     It is tried: a program in it must find Python's library, and must not reach a listener of ours
-    nor write to a directory of ours, nor keep memory that is in no process.
+    nor write to a directory of ours, nor keep memory that is in no process, nor have anything open
+    from outside but null and the pipe on which its end is said.
 
     Raises:
         SandboxError: There is none; the message says why.
@@ -136,10 +137,13 @@ def find_weak_sandbox(limits: Limits | None = None) -> Sandbox:
 # Formatted with the file and the address that must be out of reach.
 _PROBE: Final = """
 import decimal, hashlib, os, random, socket
+from functools import partial
 for attempt in (
     lambda: open({file!r}, "w"),
     lambda: socket.create_connection({address!r}, timeout=1),
     lambda: os.memfd_create("kept"),
+    *(partial(os.open, "..", os.O_RDONLY, dir_fd=opened) for opened in range(4)),
+    *(partial(os.fstat, opened) for opened in range(4, 4096)),
 ):
     try:
         attempt()

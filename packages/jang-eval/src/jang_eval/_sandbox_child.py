@@ -27,7 +27,7 @@ _CLONE_NEWUSER, _CLONE_NEWPID, _CLONE_NEWNET = 0x10000000, 0x20000000, 0x4000000
 _MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_BIND, _MS_REC = 2, 4, 8, 0x1000, 0x4000
 _MS_PRIVATE: Final = 1 << 18
 _MNT_DETACH: Final = 2
-_SYS_MOUNT_SETATTR: Final = 442  # the same on every architecture
+_SYS_CLOSE_RANGE, _SYS_MOUNT_SETATTR = 436, 442  # the same on every architecture
 _AT_FDCWD, _AT_RECURSIVE = -100, 0x8000
 _MOUNT_ATTR_RDONLY, _MOUNT_ATTR_NOSUID, _MOUNT_ATTR_NODEV = 1, 2, 4
 _PR_SET_PDEATHSIG, _PR_SET_SECCOMP, _PR_SET_NO_NEW_PRIVS = 1, 22, 38
@@ -47,6 +47,9 @@ _LIBRARIES: Final = (
 _INNER_ROOT: Final = "/inner"
 _PROC_DIRECTORY: Final = "/proc"
 _CODE_DIRECTORY: Final = "/code"
+# Where the program's process says how it ended: all that it has beside 0, 1 and 2, which are null.
+_SAYS: Final = 3
+_DESCRIPTORS_END: Final = 2**32 - 1
 _SAID_MAX, _STATUS_MAX = 4096, 1 << 14
 _TEXT_MAX: Final = 500
 _KINDS: Final = {"AssertionError": "assertion", "MemoryError": "memory", "SystemExit": "exit"}
@@ -72,7 +75,7 @@ def main() -> None:
             _call("prctl", _PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
             # The program's group, which it may kill, is not that of the first process.
             os.setsid()
-            processes = _build_root(job) or processes
+            processes = _instead(processes, _build_root(job))
         elif job["user"] is not None:
             os.chown(job["directory"], job["user"], job["user"])
         answer = _supervise(job, null, processes)
@@ -157,6 +160,15 @@ def _open_directory(path: str) -> int:
     return os.open(path, os.O_RDONLY | os.O_DIRECTORY)
 
 
+def _instead(descriptor: int | None, better: int | None) -> int | None:
+    """The better one where there is one, and then the other closed: it leads out of the root."""
+    if better is None:
+        return descriptor
+    if descriptor is not None:
+        os.close(descriptor)
+    return better
+
+
 def _expose(root: str, path: str) -> None:
     """Shows a file or directory at the same path in the new root, read-only."""
     inside = root + path
@@ -188,13 +200,10 @@ def _supervise(job: dict[str, Any], null: int, processes: int | None) -> dict[st
     child = os.fork()
     if child == 0:
         try:
-            os.close(reader)
-            if processes is not None:
-                os.close(processes)
             for descriptor in (0, 1, 2):
                 os.dup2(null, descriptor)
-            os.close(null)
-            os.write(writer, _confined_run(job))
+            os.dup2(writer, _SAYS, inheritable=False)
+            os.write(_SAYS, _confined_run(job))
         finally:
             # Nothing that the program has left to be done at exit is done.
             os._exit(0)
@@ -267,8 +276,9 @@ def _status(processes: int, pid: str) -> dict[bytes, bytes]:
 
 
 def _confine(job: dict[str, Any]) -> None:
-    """Goes to the directory, gives up every right, and takes the limits."""
+    """Goes to the directory, closes what is open, gives up every right, and takes the limits."""
     os.chdir(job["directory"])
+    _close_inherited(has_close_range=job["namespaces"])
     os.environ.clear()
     if job["user"] is not None:
         os.setgroups([])
@@ -294,6 +304,19 @@ def _confine(job: dict[str, Any]) -> None:
         resource.setrlimit(name, (value, value))
     # The softer limit's signal, SIGXCPU, says why; SIGKILL comes to who does not hear it.
     resource.setrlimit(resource.RLIMIT_CPU, (limits["cpu_seconds"], limits["cpu_seconds"] + 1))
+
+
+def _close_inherited(*, has_close_range: bool) -> None:
+    """Closes what is open above `_SAYS`: a directory from outside would lead out of any root."""
+    if has_close_range:
+        # Not `os.closerange`, which in some builds of Python closes billions one by one.
+        _call("syscall", _SYS_CLOSE_RANGE, _SAYS + 1, _DESCRIPTORS_END, 0)
+        return
+    for name in os.listdir("/dev/fd"):
+        # That of the listing itself is closed by now.
+        with suppress(OSError):
+            if int(name) > _SAYS:
+                os.close(int(name))
 
 
 def _forbid_calls(code: bytes) -> None:

@@ -1,9 +1,19 @@
 """What servers answer, out of the messages in which they do."""
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Final
 
+import numpy as np
+import numpy.typing as npt
+
+from jang_eval._errors import TargetError
 from jang_eval._model_info import ModelInfo, PlanRow, SpecialTokens
 from jang_proto.runtime.v1 import runtime_pb2
+
+_NO_LIMIT: Final = 2**32
 
 
 @dataclass(frozen=True)
@@ -46,6 +56,19 @@ class ServerInfo:
     load_seconds: float
     peak_memory_bytes: int
     resident_bytes: int
+
+
+@dataclass(frozen=True)
+class Room:
+    """How many tokens a server takes.
+
+    Attributes:
+        context: Of a prompt with what follows it.
+        prompt: Of a prompt alone.
+    """
+
+    context: int
+    prompt: int
 
 
 @dataclass(frozen=True)
@@ -111,6 +134,63 @@ def server_info_of(info: runtime_pb2.GetServerInfoResponse) -> ServerInfo:
         peak_memory_bytes=info.load.peak_memory_bytes,
         resident_bytes=info.load.resident_bytes,
     )
+
+
+def room_of(context_length: int, most_prompt_tokens: int) -> Room:
+    """The limits of a server; one that does not know them sends proto3's zero."""
+    context = context_length or _NO_LIMIT
+    return Room(context=context, prompt=min(context, most_prompt_tokens or _NO_LIMIT))
+
+
+def scores_of(
+    scores: Sequence[runtime_pb2.ContinuationScore],
+    continuations: Sequence[str | tuple[int, ...]],
+    address: str,
+) -> tuple[Score, ...]:
+    """How likely continuations are.
+
+    Raises:
+        TargetError: There is not one for each of them, or of other tokens, or one is no number.
+    """
+    if len(scores) != len(continuations):
+        raise TargetError(
+            f"server {address}: found {len(scores)} scores, expected {len(continuations)}"
+        )
+    return tuple(map(partial(_score_of, address), scores, continuations))
+
+
+def _score_of(
+    address: str, score: runtime_pb2.ContinuationScore, continuation: str | tuple[int, ...]
+) -> Score:
+    logprobs, ids = tuple(score.token_logprobs), tuple(score.token_ids)
+    for value in (score.logprob, *logprobs):
+        if not math.isfinite(value):
+            raise TargetError(f"server {address}: found a score of {value}, expected a finite one")
+    expected = len(ids) if isinstance(continuation, str) else len(continuation)
+    if len(logprobs) != expected:
+        raise TargetError(
+            f"server {address}: found a score of {len(logprobs)} tokens, expected {expected}"
+        )
+    if not isinstance(continuation, str) and ids != continuation:
+        raise TargetError(f"server {address}: found a score of other tokens than were asked for")
+    return Score(score.logprob, logprobs, ids, score.is_greedy)
+
+
+def logits_of(
+    rows: runtime_pb2.LogitsRows, vocabulary: int, address: str
+) -> npt.NDArray[np.float32]:
+    """Logits, `[positions, vocabulary]`.
+
+    Raises:
+        TargetError: There is not one for each token of the vocabulary at each position.
+    """
+    found, expected = len(rows.values), 4 * vocabulary * len(rows.positions)
+    if rows.vocabulary_size != vocabulary or found != expected:
+        raise TargetError(
+            f"server {address}: found {found} bytes of logits over {rows.vocabulary_size} tokens, "
+            f"expected {expected} over {vocabulary} for {len(rows.positions)} positions"
+        )
+    return np.frombuffer(rows.values, "<f4").reshape(len(rows.positions), vocabulary)
 
 
 def finish_reason_of(value: int) -> str:

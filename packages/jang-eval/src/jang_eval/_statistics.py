@@ -156,5 +156,16 @@ def sign_test(only_first: int, only_second: int) -> float:
     return min(1.0, 2 * tail)
 
 
+def holm(values: Sequence[float]) -> list[float]:
+    """Makes p-values of several tests hold for all of them together (Holm 1979)."""
+    order = sorted(range(len(values)), key=lambda index: values[index])
+    adjusted = [0.0] * len(values)
+    highest = 0.0
+    for rank, index in enumerate(order):
+        highest = max(highest, min(1.0, (len(values) - rank) * values[index]))
+        adjusted[index] = highest
+    return adjusted
+
+
 def _log_binomial(count: int, k: int) -> float:
     return math.lgamma(count + 1) - math.lgamma(k + 1) - math.lgamma(count - k + 1)

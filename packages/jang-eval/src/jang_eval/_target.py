@@ -1,15 +1,16 @@
 """The client's side of jang.runtime.v1: one model behind one address."""
 
-import math
 from collections.abc import Generator, Sequence
+from functools import cached_property
 from time import perf_counter
 from types import TracebackType
-from typing import Self, TypeAlias, TypeVar
+from typing import Final, Self, TypeAlias, TypeVar
 
 import grpc
 import numpy as np
 import numpy.typing as npt
 
+from jang_eval._access import Access
 from jang_eval._address import check_address
 from jang_eval._channel import explained, open_channel
 from jang_eval._errors import OptionError, TargetError
@@ -17,10 +18,14 @@ from jang_eval._model_info import ModelInfo
 from jang_eval._server_answers import (
     Arrivals,
     Completion,
+    Room,
     Score,
     ServerInfo,
     finish_reason_of,
+    logits_of,
     model_info_of,
+    room_of,
+    scores_of,
     server_info_of,
 )
 from jang_proto.runtime.v1 import runtime_pb2, runtime_pb2_grpc
@@ -41,26 +46,31 @@ def check_timeout(timeout: float) -> None:
 # A text, or tokens.
 Context: TypeAlias = str | tuple[int, ...]
 
+_OPEN: Final = Access()
+
 
 class Target:
-    """A JANG server, spoken to over gRPC without encryption; a context manager.
+    """A JANG server, spoken to over gRPC; a context manager.
 
     Args:
-        address: `HOST:PORT`; an IPv6 host stands in brackets.
+        address: `HOST:PORT`, where an IPv6 host stands in brackets, or `unix:PATH`.
         timeout: Seconds to wait for each answer of the server.
+        access: How it is spoken to, and as whom.
 
     Raises:
-        TargetError: The address is none; later, from every method: the server is unreachable,
-            takes longer than `timeout`, or refuses.
+        TargetError: The address is none, or a token would go there unencrypted; later, from every
+            method: the server is unreachable, takes longer than `timeout`, or refuses.
         OptionError: The timeout is out of range.
     """
 
-    def __init__(self, address: str, *, timeout: float) -> None:
+    def __init__(self, address: str, *, timeout: float, access: Access = _OPEN) -> None:
         check_address(address)
         check_timeout(timeout)
+        access.check(address)
         self.address = address
         self._timeout = timeout
-        self._channel = open_channel(address)
+        self._metadata = access.metadata
+        self._channel = open_channel(address, access)
         self._stub = runtime_pb2_grpc.RuntimeServiceStub(self._channel)
 
     def __enter__(self) -> Self:
@@ -87,6 +97,15 @@ class Target:
         """Asks how many tokens a prompt, context or text may have."""
         request = runtime_pb2.GetServerInfoRequest()
         return self._call(self._stub.GetServerInfo, request).limits.max_prompt_tokens
+
+    @cached_property
+    def _vocabulary_size(self) -> int:
+        return self.model_info().vocabulary_size
+
+    @cached_property
+    def room(self) -> Room:
+        """How many tokens it takes; asked once."""
+        return room_of(self.model_info().context_length, self.most_prompt_tokens())
 
     def server_info(self) -> ServerInfo:
         """Asks what serves the model."""
@@ -134,19 +153,7 @@ class Target:
             ],
         )
         scores = self._call(self._stub.Score, request).scores
-        for score in scores:
-            if not math.isfinite(score.logprob):
-                found = f"a score of {score.logprob}, expected a finite one"
-                raise TargetError(f"server {self.address}: found {found}")
-        return tuple(
-            Score(
-                logprob=score.logprob,
-                token_logprobs=tuple(score.token_logprobs),
-                token_ids=tuple(score.token_ids),
-                is_greedy=score.is_greedy,
-            )
-            for score in scores
-        )
+        return scores_of(scores, continuations, self.address)
 
     def logits(
         self, context: Context, positions: Sequence[int] = ()
@@ -158,15 +165,12 @@ class Target:
             positions: After which tokens, from 0, ascending; all if empty.
         """
         request = runtime_pb2.LogitsRequest(prompt=_prompt(context), positions=positions)
-        call = self._stub.Logits(request, timeout=self._timeout)
+        call = self._stub.Logits(request, timeout=self._timeout, metadata=self._metadata)
         try:
             for event in call:
                 if event.WhichOneof("event") == "rows":
-                    rows = np.frombuffer(event.rows.values, "<f4")
-                    yield (
-                        tuple(event.rows.positions),
-                        rows.reshape(-1, event.rows.vocabulary_size),
-                    )
+                    rows = logits_of(event.rows, self._vocabulary_size, self.address)
+                    yield tuple(event.rows.positions), rows
         except grpc.RpcError as error:
             raise self._explained(error) from error
         finally:
@@ -178,7 +182,7 @@ class Target:
             prompt=_prompt(prompt),
             stopping=runtime_pb2.Stopping(max_tokens=count, ignore_eos=True),
         )
-        call = self._stub.GenerateStream(request, timeout=self._timeout)
+        call = self._stub.GenerateStream(request, timeout=self._timeout, metadata=self._metadata)
         times: list[float] = []
         counts: list[int] = []
         try:
@@ -209,7 +213,7 @@ class Target:
 
     def complete_text(
         self,
-        text: str,
+        text: Context,
         *,
         stop_strings: Sequence[str],
         max_tokens: int,
@@ -220,7 +224,7 @@ class Target:
         seed: int | None = None,
         add_special_tokens: bool = True,
     ) -> Completion:
-        """Has the model continue a text; what is None is left to the server."""
+        """Has the model continue a text, or tokens; what is None is left to the server."""
         request = runtime_pb2.GenerateRequest(
             prompt=_prompt(text, add_special_tokens=add_special_tokens),
             sampling=runtime_pb2.Sampling(
@@ -250,7 +254,7 @@ class Target:
         request: _Request,
     ) -> _Response:
         try:
-            return method(request, timeout=self._timeout)
+            return method(request, timeout=self._timeout, metadata=self._metadata)
         except grpc.RpcError as error:
             raise self._explained(error) from error
 

@@ -4,6 +4,7 @@ import re
 from typing import Final
 
 _CHARACTERS: Final = 160
+_VALUE_CHARACTERS: Final = 40
 
 
 def shorten(text: str) -> str:
@@ -14,6 +15,14 @@ def shorten(text: str) -> str:
     if len(printable) <= _CHARACTERS:
         return printable
     return printable[: _CHARACTERS - 1] + "\N{HORIZONTAL ELLIPSIS}"
+
+
+def shown_value(value: object) -> str:
+    """A value as errors show it, in ASCII and cut where it gets long."""
+    shown = ascii(value)
+    if len(shown) <= _VALUE_CHARACTERS:
+        return shown
+    return shown[: _VALUE_CHARACTERS - 3] + "..."
 
 
 def escaped(text: str) -> str:

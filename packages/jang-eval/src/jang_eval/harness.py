@@ -10,8 +10,11 @@ With `--apply_chat_template` the server puts its model's chat template around wh
 # A checkout does not install the harness, only what typings say of it.
 # pyright: reportMissingModuleSource=false
 
+import logging
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from lm_eval.api.instance import Instance
@@ -19,7 +22,9 @@ from lm_eval.api.model import LM
 from lm_eval.api.registry import register_model
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
-from jang_eval._errors import OptionError, TargetError
+from jang_eval._access import read_access
+from jang_eval._cutting import prompt, score
+from jang_eval._errors import JangEvalError, OptionError, TargetError
 from jang_eval._target import Target
 
 # As for the harness's own models.
@@ -37,6 +42,9 @@ _GENERATION_OPTIONS: Final = (
 # The most that the API takes at once.
 _CONTINUATIONS_MAX: Final = 1024
 
+# By name: as a command this module is `__main__`.
+_log = logging.getLogger("jang_eval.harness")
+
 _Input = TypeVar("_Input")
 _Output = TypeVar("_Output")
 
@@ -46,16 +54,21 @@ class ServedModel(LM):
     """A model behind `jang.runtime.v1`, for lm-evaluation-harness.
 
     Args:
-        target: `HOST:PORT` of the server.
+        target: `HOST:PORT` or `unix:PATH` of the server.
         timeout: Seconds to wait for each answer.
         in_flight: How many requests the server has at a time.
         batch_size: The harness gives it to every model; servers make their own batches.
         max_batch_size: As `batch_size`.
         device: As `batch_size`.
+        tls: Whether to encrypt; implied by what follows.
+        tls_ca: PEM file: who may sign the server's certificate; the system's authorities if None.
+        tls_cert: PEM file: the client's own certificate.
+        tls_key: PEM file: its private key.
+        token_file: File that holds a token, and nothing else.
 
     Raises:
-        TargetError: The address is none; later: the server is unreachable, too slow, or refuses,
-            such as a text longer than the model's context.
+        OptionError: A file cannot be read or holds something else.
+        TargetError: The address is none; later: the server is unreachable, too slow, or refuses.
     """
 
     def __init__(
@@ -66,9 +79,16 @@ class ServedModel(LM):
         batch_size: object = None,
         max_batch_size: object = None,
         device: object = None,
+        *,
+        tls: bool = False,
+        tls_ca: str | None = None,
+        tls_cert: str | None = None,
+        tls_key: str | None = None,
+        token_file: str | None = None,
     ) -> None:
         super().__init__()
-        self._target = Target(target, timeout=timeout)
+        access = read_access(tls, *map(_path, (tls_ca, tls_cert, tls_key, token_file)))
+        self._target = Target(target, timeout=timeout, access=access)
         self._in_flight = in_flight
         self._model = self._target.model_info()
         # The harness puts a template around everything or nothing.
@@ -107,8 +127,11 @@ class ServedModel(LM):
             for at in range(0, len(continuations), _CONTINUATIONS_MAX)
         ]
         found: dict[tuple[str, str], tuple[float, bool]] = {}
-        for scored in self._all(self._scored, asked):
+        cut = 0
+        for scored, is_cut in self._all(self._scored, asked):
             found |= scored
+            cut += is_cut
+        _warn_of_cut(cut, len(asked))
         return [found[request.args[0], request.args[1]] for request in requests]
 
     def loglikelihood_rolling(self, requests: list[Instance]) -> list[float]:
@@ -121,43 +144,51 @@ class ServedModel(LM):
         Raises:
             OptionError: The task wants it sampled in a way that this adapter does not know.
         """
-        return self._all(self._written, [(each.args[0], each.args[1]) for each in requests])
+        written = self._all(self._written, [(each.args[0], each.args[1]) for each in requests])
+        _warn_of_cut(sum(is_cut for _, is_cut in written), len(written))
+        return [text for text, _ in written]
 
     def _all(self, ask: Callable[[_Input], _Output], inputs: Sequence[_Input]) -> list[_Output]:
         with ThreadPoolExecutor(self._in_flight) as pool:
             return list(pool.map(ask, inputs))
 
-    def _scored(self, asked: tuple[str, list[str]]) -> dict[tuple[str, str], tuple[float, bool]]:
+    def _scored(
+        self, asked: tuple[str, list[str]]
+    ) -> tuple[dict[tuple[str, str], tuple[float, bool]], bool]:
+        """How likely the continuations of a context are, and whether it was cut."""
         context, continuations = asked
+        cut = 0
         if context:
             # A template has put in what belongs there.
-            scores = self._target.score(
-                context, continuations, add_special_tokens=not self._is_templated
+            found = score(
+                self._target, context, continuations, add_special_tokens=not self._is_templated
             )
+            scores, cut = found.scores, found.cut
         else:
             tokens = [
                 self._target.tokenize(each, add_special_tokens=False) for each in continuations
             ]
             scores = self._target.score((self._first_token(),), tokens)
         return {
-            (context, continuation): (score.logprob, score.is_greedy)
-            for continuation, score in zip(continuations, scores, strict=True)
-        }
+            (context, continuation): (each.logprob, each.is_greedy)
+            for continuation, each in zip(continuations, scores, strict=True)
+        }, cut > 0
 
     def _rolling(self, text: str) -> float:
         # The first token stands before the text, so its tokenizer adds no mark of its own.
         tokens = self._target.tokenize(text, add_special_tokens=False)
         windows = get_rolling_token_windows(
-            list(tokens), self._first_token(), self._model.context_length, 1
+            list(tokens), self._first_token(), self._target.room.prompt, 1
         )
         total = 0.0
         for window in windows:
             context, continuation = make_disjoint_window(window)
-            (score,) = self._target.score(tuple(context), [tuple(continuation)])
-            total += score.logprob
+            (found,) = self._target.score(tuple(context), [tuple(continuation)])
+            total += found.logprob
         return total
 
-    def _written(self, asked: tuple[str, Mapping[str, Any]]) -> str:
+    def _written(self, asked: tuple[str, Mapping[str, Any]]) -> tuple[str, bool]:
+        """What is written after a text, and whether that was cut."""
         context, options = asked
         unknown = options.keys() - {*_GENERATION_OPTIONS}
         if unknown:
@@ -165,17 +196,22 @@ class ServedModel(LM):
             raise OptionError(f"generation_kwargs: found {min(unknown)}, expected {expected}")
         until: str | Sequence[str] = options.get("until") or ()
         sampled = options.get("do_sample", "temperature" in options)
-        return self._target.complete_text(
-            context,
+        max_tokens = options.get("max_gen_toks", _MAX_TOKENS)
+        kept, cut = prompt(
+            self._target, context, max_tokens, add_special_tokens=not self._is_templated
+        )
+        written = self._target.complete_text(
+            kept,
             stop_strings=[until] if isinstance(until, str) else until,
-            max_tokens=options.get("max_gen_toks", _MAX_TOKENS),
+            max_tokens=max_tokens,
             temperature=float(options.get("temperature", 1.0)) if sampled else 0.0,
             # At temperature 0 they make no difference.
             top_p=options.get("top_p"),
             top_k=options.get("top_k"),
             min_p=options.get("min_p"),
             add_special_tokens=not self._is_templated,
-        ).text
+        )
+        return written.text, cut > 0
 
     def _first_token(self) -> int:
         """What stands before a text that has nothing before it: its beginning, or an end."""
@@ -186,7 +222,26 @@ class ServedModel(LM):
         raise TargetError(f"server {self._target.address}: found no bos or eos token, expected one")
 
 
-if __name__ == "__main__":
+def _warn_of_cut(cut: int, count: int) -> None:
+    """Say how many of some requests were longer than the model's context."""
+    if cut:
+        _log.warning("cut %d of %d contexts from the left, to the model's context", cut, count)
+
+
+def _path(name: str | None) -> Path | None:
+    return None if name is None else Path(name)
+
+
+def main() -> None:
+    """The harness's own command; what a user of ours can cause is one line and exit status 2."""
     from lm_eval.__main__ import cli_evaluate
 
-    cli_evaluate()
+    try:
+        cli_evaluate()
+    except JangEvalError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+if __name__ == "__main__":
+    main()

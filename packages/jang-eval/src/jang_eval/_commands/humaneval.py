@@ -6,6 +6,14 @@ from typing import Annotated
 
 import typer
 
+from jang_eval._access import read_access
+from jang_eval._commands.access import (
+    TlsCaOption,
+    TlsCertOption,
+    TlsKeyOption,
+    TlsOption,
+    TokenFileOption,
+)
 from jang_eval._commands.options import (
     DEFAULT_IN_FLIGHT,
     DEFAULT_TIMEOUT,
@@ -53,8 +61,14 @@ def humaneval(
     timeout: TimeoutOption = DEFAULT_TIMEOUT,
     output: OutputOption = None,
     as_json: JsonOption = False,
+    tls: TlsOption = False,
+    tls_ca: TlsCaOption = None,
+    tls_cert: TlsCertOption = None,
+    tls_key: TlsKeyOption = None,
+    token_file: TokenFileOption = None,
 ) -> None:
     """Have Python functions completed, and run their tests: pass@1 and pass@k."""
+    access = read_access(tls, tls_ca, tls_cert, tls_key, token_file)
     if not allow_code_execution:
         raise OptionError(
             "humaneval runs code that the model writes: found no --allow-code-execution, expected "
@@ -68,6 +82,7 @@ def humaneval(
     result = run_and_print(
         replace(chosen, data_source=found.source),
         target=target,
+        access=access,
         timeout=timeout,
         in_flight=in_flight,
         output=output,

@@ -4,6 +4,19 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
+from jang_eval._access import read_access
+from jang_eval._commands.access import (
+    ReferenceTlsCaOption,
+    ReferenceTlsCertOption,
+    ReferenceTlsKeyOption,
+    ReferenceTlsOption,
+    ReferenceTokenFileOption,
+    TlsCaOption,
+    TlsCertOption,
+    TlsKeyOption,
+    TlsOption,
+    TokenFileOption,
+)
 from jang_eval._commands.options import (
     DEFAULT_TIMEOUT,
     InFlightOption,
@@ -47,23 +60,45 @@ def kl(
     timeout: TimeoutOption = DEFAULT_TIMEOUT,
     seed: SeedOption = 0,
     as_json: JsonOption = False,
+    tls: TlsOption = False,
+    tls_ca: TlsCaOption = None,
+    tls_cert: TlsCertOption = None,
+    tls_key: TlsKeyOption = None,
+    token_file: TokenFileOption = None,
+    reference_tls: ReferenceTlsOption = False,
+    reference_tls_ca: ReferenceTlsCaOption = None,
+    reference_tls_cert: ReferenceTlsCertOption = None,
+    reference_tls_key: ReferenceTlsKeyOption = None,
+    reference_token_file: ReferenceTokenFileOption = None,
 ) -> None:
     """Measure how far a model is from a reference: KL divergence, agreement, probabilities."""
+    access = read_access(tls, tls_ca, tls_cert, tls_key, token_file)
+    reference_access = read_access(
+        reference_tls,
+        reference_tls_ca,
+        reference_tls_cert,
+        reference_tls_key,
+        reference_token_file,
+        prefix="reference_",
+    )
     cutting = whole_windows(convention, window, stride, windows)
     is_default = convention is Convention.STRIDED and (window, stride, windows) == (None,) * 3
     with ExitStack() as stack:
-        server = stack.enter_context(Target(target, timeout=timeout))
+        server = stack.enter_context(Target(target, timeout=timeout, access=access))
         known: Reference
         if is_reference_file(reference):
             known = ReferenceFile(Path(reference))
             cutting = _of_the_file(known, Path(reference), cutting, is_default)
         else:
-            known = ServerReference(stack.enter_context(Target(reference, timeout=timeout)))
+            known = ServerReference(
+                stack.enter_context(Target(reference, timeout=timeout, access=reference_access))
+            )
         found = stack.enter_context(local_texts(data))
         asked = task(server, known, found.paths, cutting, seed)
         run_and_print(
             replace(asked, data_source=found.source),
             target=target,
+            access=access,
             timeout=timeout,
             in_flight=in_flight,
             output=output,

@@ -5,6 +5,14 @@ from typing import Annotated
 
 import typer
 
+from jang_eval._access import read_access
+from jang_eval._commands.access import (
+    TlsCaOption,
+    TlsCertOption,
+    TlsKeyOption,
+    TlsOption,
+    TokenFileOption,
+)
 from jang_eval._commands.options import (
     DEFAULT_IN_FLIGHT,
     DEFAULT_TIMEOUT,
@@ -44,8 +52,14 @@ def mmlu(
     in_flight: InFlightOption = DEFAULT_IN_FLIGHT,
     output: OutputOption = None,
     as_json: JsonOption = False,
+    tls: TlsOption = False,
+    tls_ca: TlsCaOption = None,
+    tls_cert: TlsCertOption = None,
+    tls_key: TlsKeyOption = None,
+    token_file: TokenFileOption = None,
 ) -> None:
     """Ask multiple-choice questions of 57 subjects, as lm-evaluation-harness does."""
+    access = read_access(tls, tls_ca, tls_cert, tls_key, token_file)
     with local_data(data, MMLU) as found:
         asked = task(
             found.path, shots=shots, by=by, subset=subset, seed=seed, as_chat=chat_template
@@ -53,6 +67,7 @@ def mmlu(
     run_and_print(
         replace(asked, data_source=found.source),
         target=target,
+        access=access,
         timeout=timeout,
         in_flight=in_flight,
         output=output,

@@ -12,7 +12,10 @@ DEFAULT_TIMEOUT: Final = 120.0
 DEFAULT_IN_FLIGHT: Final = 4
 
 TargetOption: TypeAlias = Annotated[
-    str, typer.Option("--target", metavar="HOST:PORT", help="The JANG server (jang-runtime serve).")
+    str,
+    typer.Option(
+        "--target", metavar="HOST:PORT|unix:PATH", help="The JANG server (jang-runtime serve)."
+    ),
 ]
 DataOption: TypeAlias = Annotated[
     Path, typer.Option("--data", metavar="PATH|hub:ID", help="The data, as they are published.")
@@ -36,7 +39,7 @@ ReferenceOption: TypeAlias = Annotated[
     str,
     typer.Option(
         "--reference",
-        metavar="HOST:PORT|FILE",
+        metavar="HOST:PORT|unix:PATH|FILE",
         help="A JANG server, or a file that `reference` wrote.",
     ),
 ]

@@ -2,6 +2,14 @@
 
 from dataclasses import replace
 
+from jang_eval._access import read_access
+from jang_eval._commands.access import (
+    TlsCaOption,
+    TlsCertOption,
+    TlsKeyOption,
+    TlsOption,
+    TokenFileOption,
+)
 from jang_eval._commands.options import (
     DEFAULT_IN_FLIGHT,
     DEFAULT_TIMEOUT,
@@ -39,14 +47,21 @@ def perplexity(
     timeout: TimeoutOption = DEFAULT_TIMEOUT,
     seed: SeedOption = 0,
     as_json: JsonOption = False,
+    tls: TlsOption = False,
+    tls_ca: TlsCaOption = None,
+    tls_cert: TlsCertOption = None,
+    tls_key: TlsKeyOption = None,
+    token_file: TokenFileOption = None,
 ) -> None:
     """Measure the perplexity of texts by token, word and byte."""
+    access = read_access(tls, tls_ca, tls_cert, tls_key, token_file)
     cutting = windowing(convention, window, stride, windows)
-    with local_texts(data) as found, Target(target, timeout=timeout) as server:
+    with local_texts(data) as found, Target(target, timeout=timeout, access=access) as server:
         asked = task(server, found.paths, cutting, seed)
     run_and_print(
         replace(asked, data_source=found.source),
         target=target,
+        access=access,
         timeout=timeout,
         in_flight=in_flight,
         output=output,

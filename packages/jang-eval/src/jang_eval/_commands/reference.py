@@ -5,6 +5,14 @@ from typing import Annotated
 
 import typer
 
+from jang_eval._access import read_access
+from jang_eval._commands.access import (
+    TlsCaOption,
+    TlsCertOption,
+    TlsKeyOption,
+    TlsOption,
+    TokenFileOption,
+)
 from jang_eval._commands.options import (
     DEFAULT_TIMEOUT,
     InFlightOption,
@@ -66,15 +74,21 @@ def reference(
     windows: MostOption = None,
     in_flight: InFlightOption = 2,
     timeout: TimeoutOption = DEFAULT_TIMEOUT,
+    tls: TlsOption = False,
+    tls_ca: TlsCaOption = None,
+    tls_cert: TlsCertOption = None,
+    tls_key: TlsKeyOption = None,
+    token_file: TokenFileOption = None,
 ) -> None:
     """Store what a server says of texts or prompts, so that it need not be asked again."""
+    access = read_access(tls, tls_ca, tls_cert, tls_key, token_file)
     if (prompts is None) == (not data):
         raise OptionError("reference: found both or none, expected either --data or --prompts")
     if prompts is not None and keep != FULL:
         raise OptionError(f"keep: found {keep!r}, expected {FULL} for prompts")
     max_bytes = bytes_of(max_size)
     check_in_flight(in_flight)
-    with Target(target, timeout=timeout) as server:
+    with Target(target, timeout=timeout, access=access) as server:
         if prompts is None:
             cutting = whole_windows(convention, window, stride, windows)
             with local_texts(data or []) as found:

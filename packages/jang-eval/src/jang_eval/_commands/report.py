@@ -1,14 +1,13 @@
 """The command `report`."""
 
-import signal
-from collections.abc import Generator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated
 
 import typer
 
 from jang_eval._commands.command_line import given_command
+from jang_eval._commands.ending import ending_in_order
 from jang_eval._commands.humaneval import choose_sandbox
 from jang_eval._commands.options import (
     CommitOption,
@@ -29,8 +28,6 @@ from jang_eval._protocol.running import run_protocol
 from jang_eval._target import check_timeout
 from jang_eval._tasks.qa_questions import load_questions, read_questions
 from jang_eval._tasks.speed import Load
-
-_ENDED: Final = "interrupted; the same command goes on from here"
 
 
 def report(
@@ -192,7 +189,7 @@ def report(
         find_program("jang-runtime")
         if any(each.source is not None and not each.directory.is_dir() for each in models):
             find_program("jang-quant")
-        stack.enter_context(_ending_in_order())
+        stack.enter_context(ending_in_order())
         done = run_protocol(project, asked, _say, show_progress)
     overview = bring_report_together(done)
     notes = [_reference_note(models[0]), *_method_notes(method, calibration, models)]
@@ -210,30 +207,6 @@ def report(
         named = ", ".join(f"{each.model} ({each.step})" for each in done.failures)
         _say(f"error: {len(done.failures)} of the steps failed: {named}")
         raise typer.Exit(1)
-
-
-@contextmanager
-def _ending_in_order() -> Generator[None]:
-    """Ends the programs that were started on SIGTERM and SIGHUP too, as on Ctrl-C."""
-
-    def end(number: int, frame: Any) -> None:
-        raise SystemExit(128 + number)
-
-    # nohup has what it starts ignore SIGHUP, and that is to stay so.
-    heard = [
-        each
-        for each in (signal.SIGTERM, signal.SIGHUP)
-        if signal.getsignal(each) is not signal.SIG_IGN
-    ]
-    before = {each: signal.signal(each, end) for each in heard}
-    try:
-        yield
-    except (KeyboardInterrupt, SystemExit):
-        _say(_ENDED)
-        raise
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _say(line: str) -> None:

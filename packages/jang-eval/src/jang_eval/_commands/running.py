@@ -1,7 +1,7 @@
 """Runs a command's task with progress on stderr, and prints the result on stdout."""
 
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Final
 
@@ -17,6 +17,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from jang_eval._access import Access
+from jang_eval._commands.ending import ending_in_order
 from jang_eval._documents import document_text
 from jang_eval._errors import OptionError
 from jang_eval._evaluation import EvaluationResult, Task
@@ -32,6 +34,7 @@ def run_and_print(
     task: Task,
     *,
     target: str,
+    access: Access,
     timeout: float,
     in_flight: int,
     output: Path | None,
@@ -45,7 +48,11 @@ def run_and_print(
         ResultFileError: A file cannot be written, or belongs to another run.
     """
     check_in_flight(in_flight)
-    with Target(target, timeout=timeout) as server, show_progress(task.name) as show:
+    with (
+        ending_in_order() if output is not None else nullcontext(),
+        Target(target, timeout=timeout, access=access) as server,
+        show_progress(task.name) as show,
+    ):
         result = run_task(task, server, in_flight=in_flight, output=output, on_progress=show)
     if output is not None:
         typer.echo(f"wrote {output}", err=True)

@@ -4,6 +4,14 @@ from typing import Annotated
 
 import typer
 
+from jang_eval._access import read_access
+from jang_eval._commands.access import (
+    TlsCaOption,
+    TlsCertOption,
+    TlsKeyOption,
+    TlsOption,
+    TokenFileOption,
+)
 from jang_eval._commands.options import (
     DEFAULT_TIMEOUT,
     JsonOption,
@@ -35,12 +43,24 @@ def speed(
     timeout: TimeoutOption = DEFAULT_TIMEOUT,
     seed: SeedOption = 0,
     as_json: JsonOption = False,
+    tls: TlsOption = False,
+    tls_ca: TlsCaOption = None,
+    tls_cert: TlsCertOption = None,
+    tls_key: TlsKeyOption = None,
+    token_file: TokenFileOption = None,
 ) -> None:
     """Measure time to the first token, speeds, load time and memory of a server."""
+    access = read_access(tls, tls_ca, tls_cert, tls_key, token_file)
     load = Load(prompt_tokens, decode_tokens, streams, rounds)
-    with Target(target, timeout=timeout) as server:
+    with Target(target, timeout=timeout, access=access) as server:
         asked = task(server, load, seed)
     # One at a time: a round has the server for itself.
     run_and_print(
-        asked, target=target, timeout=timeout, in_flight=1, output=output, as_json=as_json
+        asked,
+        target=target,
+        access=access,
+        timeout=timeout,
+        in_flight=1,
+        output=output,
+        as_json=as_json,
     )

@@ -7,9 +7,8 @@ from typing import Final
 
 import numpy as np
 
-from jang_eval._compare.paired import holm
 from jang_eval._evaluation import EvaluationResult, Outcome
-from jang_eval._statistics import Doubles, Interval, bootstrap_of_means, sign_flip_tests
+from jang_eval._statistics import Doubles, Interval, bootstrap_of_means, holm, sign_flip_tests
 
 
 @dataclass(frozen=True)

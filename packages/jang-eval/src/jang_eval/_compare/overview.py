@@ -10,6 +10,7 @@ from jang_eval._compare.answers import AnsweredQuestion, side_by_side
 from jang_eval._compare.flips import Flips, flips
 from jang_eval._compare.means import MeanTest, mean_tests
 from jang_eval._compare.paired import PairedTest, paired_tests
+from jang_eval._compare.tokenizers import without_tokens
 from jang_eval._documents import shown_path
 from jang_eval._errors import ComparisonError, OptionError
 from jang_eval._evaluation import EvaluationResult, Metric
@@ -107,12 +108,15 @@ def bring_together(
         ComparisonError: Two results of one task differ in task version, data, settings or in the
             questions answered.
     """
-    by_task: dict[str, list[Named]] = {}
-    for each in results:
-        by_task.setdefault(each[1].task, []).append(each)
-    for group in by_task.values():
-        for other in group[1:]:
-            _check_comparable(group[0], other)
+    by_task: dict[str, list[int]] = {}
+    for place, (_, result) in enumerate(results):
+        by_task.setdefault(result.task, []).append(place)
+    results = list(results)
+    for places in by_task.values():
+        kept = without_tokens([results[place][1] for place in places])
+        for place, result in zip(places, kept, strict=True):
+            results[place] = results[place][0], result
+            _check_comparable(results[places[0]], results[place])
     keys = _model_keys(results, names or {})
     firsts: dict[object, Named] = {}
     for key, each in zip(keys, results, strict=True):

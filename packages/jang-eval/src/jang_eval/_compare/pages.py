@@ -106,17 +106,7 @@ def _counted(count: int, noun: str) -> str:
 
 
 def _results(table: TaskTable) -> str:
-    headings = [wording.heading(column) for column in table.headlines]
-    rows = [
-        [
-            run.model.label,
-            wording.bits_per_weight(run.model.info),
-            wording.weight_bytes(run.model.info),
-            *(wording.cell(column, column.cells[index]) for column in table.headlines),
-        ]
-        for index, run in enumerate(table.runs)
-    ]
-    shown = html_table([*wording.MODEL_HEADINGS, *headings], rows, table.task)
+    shown = html_table(wording.metric_headings(table), wording.metric_rows(table), table.task)
     return f"<h3>{clean(table.task)}</h3>{shown}"
 
 

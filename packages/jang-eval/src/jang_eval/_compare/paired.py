@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from itertools import combinations
 
 from jang_eval._evaluation import EvaluationResult, Outcome
-from jang_eval._statistics import sign_test
+from jang_eval._statistics import holm, sign_test
 
 
 @dataclass(frozen=True)
@@ -64,14 +64,3 @@ def paired_tests(results: Sequence[tuple[str, EvaluationResult]]) -> tuple[Paire
             found.append((first, second, only_first, only_second, len(both), p))
     adjusted = holm([each[-1] for each in found])
     return tuple(PairedTest(*each, p) for each, p in zip(found, adjusted, strict=True))
-
-
-def holm(values: Sequence[float]) -> list[float]:
-    """Makes p-values of several tests hold for all of them together (Holm 1979)."""
-    order = sorted(range(len(values)), key=lambda index: values[index])
-    adjusted = [0.0] * len(values)
-    highest = 0.0
-    for rank, index in enumerate(order):
-        highest = max(highest, min(1.0, (len(values) - rank) * values[index]))
-        adjusted[index] = highest
-    return adjusted

@@ -25,11 +25,7 @@ def _summary(overview: Overview) -> str:
     tasks = [table for table in overview.tasks if table.columns]
     rows: list[list[str]] = []
     for model in overview.models:
-        row = [
-            model.label,
-            wording.bits_per_weight(model.info),
-            wording.weight_bytes(model.info),
-        ]
+        row = wording.model_cells(model)
         for table in tasks:
             cells = zip(table.runs, table.columns[0].cells, strict=True)
             metric = next((metric for run, metric in cells if run.model is model), None)
@@ -40,7 +36,8 @@ def _summary(overview: Overview) -> str:
 
 
 def _task(table: TaskTable) -> list[str]:
-    parts = [f"## {escaped(table.task)}", _metrics(table)]
+    metrics = _markdown_table(wording.metric_headings(table), wording.metric_rows(table))
+    parts = [f"## {escaped(table.task)}", metrics]
     wholes = dict.fromkeys(column.whole for column in table.columns if column.whole)
     for whole in wholes:
         columns = [column for column in table.columns if column.whole == whole]
@@ -72,20 +69,6 @@ def _answers(questions: Sequence[AnsweredQuestion]) -> list[str]:
 
 def _verdict(answer: Answer) -> str:
     return f"{answer.verdict}: {answer.failure_mode}" if answer.failure_mode else answer.verdict
-
-
-def _metrics(table: TaskTable) -> str:
-    rows = [
-        [
-            run.model.label,
-            wording.bits_per_weight(run.model.info),
-            wording.weight_bytes(run.model.info),
-            *(wording.cell(column, column.cells[index]) for column in table.headlines),
-        ]
-        for index, run in enumerate(table.runs)
-    ]
-    headings = [wording.heading(column) for column in table.headlines]
-    return _markdown_table([*wording.MODEL_HEADINGS, *headings], rows)
 
 
 def _by_part(table: TaskTable, columns: Sequence[Column], unit: str) -> str:

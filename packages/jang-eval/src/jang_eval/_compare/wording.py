@@ -5,7 +5,7 @@ from typing import Final
 
 from jang_eval._compare.flips import Flips, Share
 from jang_eval._compare.means import MeanTest
-from jang_eval._compare.overview import Column, TaskTable
+from jang_eval._compare.overview import Column, Model, TaskTable
 from jang_eval._compare.paired import PairedTest
 from jang_eval._evaluation import Metric
 from jang_eval._model_info import ModelInfo
@@ -101,6 +101,24 @@ def weight_bytes(model: ModelInfo) -> str:
 def megabytes(count: float) -> str:
     """Bytes in millions, without the unit."""
     return f"{count / 1e6:,.1f}"
+
+
+def metric_rows(table: TaskTable) -> list[list[str]]:
+    """A row for each model: what `MODEL_HEADINGS` names, then its headline metrics."""
+    return [
+        [*model_cells(run.model), *(cell(each, each.cells[place]) for each in table.headlines)]
+        for place, run in enumerate(table.runs)
+    ]
+
+
+def metric_headings(table: TaskTable) -> list[str]:
+    """The headings of `metric_rows`."""
+    return [*MODEL_HEADINGS, *map(heading, table.headlines)]
+
+
+def model_cells(model: Model) -> list[str]:
+    """What `MODEL_HEADINGS` names of a model."""
+    return [model.label, bits_per_weight(model.info), weight_bytes(model.info)]
 
 
 def rules(table: TaskTable) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import TypeAlias
 
 from jang_eval._errors import ResultFileError
 from jang_eval._evaluation import EvaluationResult, Task
@@ -16,11 +16,10 @@ from jang_eval._reference.writing import stored_beginning, write_reference
 from jang_eval._result_files import read_result
 from jang_eval._running import description, journal_path, run_task
 from jang_eval._target import Target
+from jang_eval._text import shown_value
 
 Say: TypeAlias = Callable[[str], None]
 Show: TypeAlias = Callable[[int, int], None]
-
-_SHOWN_CHARACTERS: Final = 40
 
 
 @dataclass(frozen=True)
@@ -113,7 +112,7 @@ def _existing(output: Path, say: Say, task: Task, model: ModelInfo) -> Evaluatio
     for field, found, expected in _differences(result, task, model):
         if found != expected:
             say(
-                f"{output}: {field}: found {_shown(found)}, expected {_shown(expected)}; "
+                f"{output}: {field}: found {shown_value(found)}, expected {shown_value(expected)}; "
                 "it is measured again"
             )
             return None
@@ -150,8 +149,3 @@ def _clear_foreign_journal(task: Task, model: ModelInfo, output: Path, say: Say)
     except ResultFileError as error:
         say(f"{error}; it is begun anew")
         forget(journal)
-
-
-def _shown(value: object) -> str:
-    shown = ascii(value)
-    return shown if len(shown) <= _SHOWN_CHARACTERS else shown[: _SHOWN_CHARACTERS - 3] + "..."

@@ -27,7 +27,9 @@ import json
 import re
 import struct
 import zlib
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import reduce
 from typing import Final
 
 import numpy as np
@@ -45,6 +47,7 @@ from jang_eval._divergence import (
 from jang_eval._errors import DataError, OptionError
 from jang_eval._model_info import ModelInfo
 from jang_eval._records import to_json
+from jang_eval._statistics import Doubles
 from jang_eval._windows import Windowing
 
 MAGIC: Final = b"JANGREF1"
@@ -53,6 +56,8 @@ _TOP_K: Final = re.compile(r"top-k:([1-9][0-9]{0,6})")
 # Logits further below the most likely one are as good as impossible, and float16 ends there.
 LOWEST: Final = -65504.0
 _PROMPT_MAX: Final = 2**24
+# Rows that are worked on at a time.
+_ROWS: Final = 64
 
 
 @dataclass(frozen=True)
@@ -150,29 +155,87 @@ def kept_tokens(keep: str) -> int | None:
     return int(match[1]) if match else None
 
 
-def record(keep: str, logits: npt.NDArray[np.float32], following: Ids) -> bytes:
-    """Make the record of a window of its logits `[n, vocabulary]` and the tokens that count."""
+def record(keep: str, parts: Iterable[npt.NDArray[np.float32]], following: Ids) -> bytes:
+    """Make the record of a window.
+
+    Args:
+        keep: "f16" or "top-k:K".
+        parts: Its logits, some rows `[m, vocabulary]` at a time; never are all of them held.
+        following: The tokens that count, `[n]`.
+    """
     kept = kept_tokens(keep)
-    exact = log_softmax(logits)
-    next_tokens = pick(exact, following).astype("<f8").tobytes()
-    if kept is None:
-        shifted = logits - logits.max(axis=-1, keepdims=True)
-        stored = np.maximum(shifted, LOWEST).astype("<f2")
-        payload, approximation = stored.tobytes(), log_softmax(stored)
-    else:
-        ids = most_likely(exact, kept)
-        logprobs = np.take_along_axis(exact, ids, axis=-1)
-        others = exact.copy()
-        np.put_along_axis(others, ids, -np.inf, axis=-1)
-        rest = log_of_sum(others)
-        payload = b"".join(
-            (ids.astype("<u4").tobytes(), logprobs.astype("<f8").tobytes(), rest.tobytes())
-        )
-        each = rest - np.log(exact.shape[-1] - kept)
-        approximation = np.broadcast_to(each[:, None], exact.shape).copy()
-        np.put_along_axis(approximation, ids, logprobs, axis=-1)
-    lost = divergence(exact, approximation)
-    flips = (exact.argmax(axis=-1) != approximation.argmax(axis=-1)).sum()
-    losses = np.array([lost.sum(), lost.max(), flips], "<f8").tobytes()
-    whole = next_tokens + payload + losses
-    return whole + struct.pack("<I", zlib.crc32(whole))
+    found: list[_StoredRows] = []
+    done = 0
+    for rows in _slices(parts):
+        next_tokens = following[done : done + len(rows)]
+        if kept is None:
+            found.append(_stored_whole(rows, next_tokens))
+        else:
+            found.append(_stored_top(rows, next_tokens, kept))
+        done += len(rows)
+    lost = np.concatenate([each.lost for each in found])
+    losses = np.array([lost.sum(), lost.max(), sum(each.flips for each in found)], "<f8")
+    # One kind of number after the other.
+    columns = zip(*(each.columns for each in found), strict=True)
+    pieces = [piece for column in columns for piece in column] + [losses.tobytes()]
+    checksum = reduce(lambda so_far, piece: zlib.crc32(piece, so_far), pieces, 0)
+    return b"".join([*pieces, struct.pack("<I", checksum)])
+
+
+@dataclass(frozen=True)
+class _StoredRows:
+    """Some rows as they are stored.
+
+    Attributes:
+        columns: The bytes of each kind of number.
+        lost: KL(what the server said || what is stored), `[m]`.
+        flips: Rows in which another token is the most likely one now.
+    """
+
+    columns: tuple[bytes, ...]
+    lost: Doubles
+    flips: int
+
+
+def _slices(
+    parts: Iterable[npt.NDArray[np.float32]],
+) -> Iterator[npt.NDArray[np.float32]]:
+    # In float64, several times over, all rows of a window would be gigabytes.
+    for part in parts:
+        for begin in range(0, len(part), _ROWS):
+            yield part[begin : begin + _ROWS]
+
+
+def _stored_whole(rows: npt.NDArray[np.float32], following: Ids) -> _StoredRows:
+    exact = log_softmax(rows)
+    stored = np.maximum(rows - rows.max(axis=-1, keepdims=True), LOWEST).astype("<f2")
+    columns = (_bytes_of_next(exact, following), stored.tobytes())
+    return _StoredRows(columns, *_changes(exact, log_softmax(stored)))
+
+
+def _stored_top(rows: npt.NDArray[np.float32], following: Ids, kept: int) -> _StoredRows:
+    exact = log_softmax(rows)
+    ids = most_likely(exact, kept)
+    logprobs = np.take_along_axis(exact, ids, axis=-1)
+    others = exact.copy()
+    np.put_along_axis(others, ids, -np.inf, axis=-1)
+    rest = log_of_sum(others)
+    each = rest - np.log(exact.shape[-1] - kept)
+    approximation = np.broadcast_to(each[:, None], exact.shape).copy()
+    np.put_along_axis(approximation, ids, logprobs, axis=-1)
+    columns = (
+        _bytes_of_next(exact, following),
+        ids.astype("<u4").tobytes(),
+        logprobs.astype("<f8").tobytes(),
+        rest.astype("<f8").tobytes(),
+    )
+    return _StoredRows(columns, *_changes(exact, approximation))
+
+
+def _bytes_of_next(exact: Doubles, following: Ids) -> bytes:
+    return pick(exact, following).astype("<f8").tobytes()
+
+
+def _changes(exact: Doubles, stored: Doubles) -> tuple[Doubles, int]:
+    flips = (exact.argmax(axis=-1) != stored.argmax(axis=-1)).sum()
+    return divergence(exact, stored), int(flips)

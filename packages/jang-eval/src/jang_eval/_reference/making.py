@@ -6,7 +6,7 @@ from typing import TypeAlias
 
 from jang_eval._prompts import prompts_digest, prompts_sha256, tokenize_prompts
 from jang_eval._reference.file import Header, StoredWindow, record
-from jang_eval._reference.served import all_rows, following, following_prompt, prompt_rows
+from jang_eval._reference.served import following, following_prompt, prompt_rows, rows_of
 from jang_eval._target import Target
 from jang_eval._windows import Windowing, check_fits, cut, read_texts, tokenize, tokens_digest
 
@@ -36,7 +36,12 @@ def reference_of_texts(
         windowing=cutting,
         windows=tuple(StoredWindow(each.id, each.scored) for each in cuts),
     )
-    return header, lambda n: record(keep, all_rows(server, cuts[n]), following(cuts[n]))
+
+    def make(place: int) -> bytes:
+        window = cuts[place]
+        return record(keep, (rows for _, rows in rows_of(server, window)), following(window))
+
+    return header, make
 
 
 def reference_of_prompts(
@@ -59,6 +64,6 @@ def reference_of_prompts(
 
     def make(place: int) -> bytes:
         rows = prompt_rows(server, prompts[place])
-        return record(keep, rows, following_prompt(prompts[place], rows))
+        return record(keep, [rows], following_prompt(prompts[place], rows))
 
     return header, make

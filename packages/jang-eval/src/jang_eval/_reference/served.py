@@ -74,7 +74,14 @@ def checked_rows(
 
 def all_rows(target: Target, window: Window) -> npt.NDArray[np.float32]:
     """A server's logits at all positions of a window that count, `[n, vocabulary]`."""
-    return np.concatenate([rows for _, rows in rows_of(target, window)])
+    found: npt.NDArray[np.float32] | None = None
+    for at, rows in rows_of(target, window):
+        if found is None:
+            # Not all parts first and then the whole, which would be twice as much.
+            found = np.empty((window.scored, rows.shape[1]), np.float32)
+        found[at] = rows
+    # There is a row for each token that counts, or `rows_of` has said so.
+    return np.empty((0, 0), np.float32) if found is None else found
 
 
 def prompt_rows(target: Target, prompt: Prompt) -> npt.NDArray[np.float32]:

@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from jang_eval._divergence import Positions
-from jang_eval._errors import DataError
 from jang_eval._evaluation import Item, Metric, Outcome, Task
+from jang_eval._reference.fitting import check_tokens, check_vocabulary
 from jang_eval._reference.protocols import Reference
 from jang_eval._reference.served import following, rows_of
 from jang_eval._statistics import (
@@ -41,7 +41,7 @@ TASK_VERSION: Final = 3
 
 _QUANTILES: Final = {"median": 0.5, "p90": 0.9, "p99": 0.99, "p99.9": 0.999}
 _CONFIDENCES: Final = (0.0, 0.25, 0.5, 0.75, 0.95, 1.0)
-# Of the numbers of each token in results, which are some 50 bytes a token together.
+# Of the numbers of each token in results, which are some 65 bytes a token together.
 _DIGITS: Final = 7
 
 
@@ -68,19 +68,10 @@ def task(
         TargetError: The server is unreachable, too slow, or refuses.
     """
     check_fits(target, windowing)
-    found, expected = target.model_info().vocabulary_size, reference.model.vocabulary_size
-    if found != expected:
-        raise DataError(
-            f"server {target.address}: found a vocabulary of {found} tokens, "
-            f"expected {expected} as the reference has"
-        )
+    check_vocabulary(target, reference.model)
     texts, digest = read_texts(data)
     tokens = tokenize(target, texts)
-    if tokens_digest(tokens) != reference.tokens_digest(texts):
-        raise DataError(
-            f"server {target.address}: found other tokens than the reference has, "
-            "expected the same text and tokenizer"
-        )
+    check_tokens(target, tokens_digest(tokens), reference.tokens_digest(texts), "text")
     windows = cut(tokens, windowing)
     unit, blocks = block_names(windows)
 

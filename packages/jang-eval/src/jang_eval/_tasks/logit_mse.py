@@ -6,15 +6,18 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from jang_eval._errors import DataError
 from jang_eval._evaluation import Item, Metric, Outcome, Task
 from jang_eval._prompts import Prompt, prompts_digest, prompts_sha256, tokenize_prompts
+from jang_eval._reference.fitting import check_tokens, check_vocabulary
 from jang_eval._reference.protocols import PromptReference
 from jang_eval._reference.served import prompt_rows
 from jang_eval._statistics import Doubles, bootstrap_of_means
 from jang_eval._target import Target
 
 TASK_VERSION: Final = 1
+
+# Rows that are worked on at a time: in float64 all of a long prompt would be gigabytes.
+_ROWS: Final = 64
 
 
 def task(target: Target, reference: PromptReference, prompts: Sequence[str], seed: int) -> Task:
@@ -30,18 +33,9 @@ def task(target: Target, reference: PromptReference, prompts: Sequence[str], see
         DataError: The reference has another vocabulary, or other tokens.
         TargetError: A server is unreachable, too slow, or refuses.
     """
-    found, expected = target.model_info().vocabulary_size, reference.model.vocabulary_size
-    if found != expected:
-        raise DataError(
-            f"server {target.address}: found a vocabulary of {found} tokens, "
-            f"expected {expected} as the reference has"
-        )
+    check_vocabulary(target, reference.model)
     asked = tokenize_prompts(target, prompts)
-    if prompts_digest(asked) != reference.prompts_digest(prompts):
-        raise DataError(
-            f"server {target.address}: found other tokens than the reference has, "
-            "expected the same prompts and tokenizer"
-        )
+    check_tokens(target, prompts_digest(asked), reference.prompts_digest(prompts), "prompts")
 
     def ask(target: Target, item: Item) -> Outcome:
         return compare(target, reference, item)
@@ -64,16 +58,12 @@ def compare(target: Target, reference: PromptReference, item: Item) -> Outcome:
     """Hold the logits after every token of a prompt against the reference's."""
     prompt: Prompt = item.content
     # The reference first, and all of it: waiting for two servers at once could wait for ever.
-    expected = _centred(reference.logits(prompt))
-    given = _centred(prompt_rows(target, prompt))
-    if expected.shape != given.shape:
-        raise DataError(
-            f"server {target.address}: found a vocabulary of {given.shape[1]} tokens, "
-            f"expected {expected.shape[1]} as the reference has"
-        )
-    squares = ((given - expected) ** 2).mean(axis=-1)
-    lengths = np.linalg.norm(given, axis=-1) * np.linalg.norm(expected, axis=-1)
-    cosines = (given * expected).sum(axis=-1) / np.maximum(lengths, np.finfo(np.float64).tiny)
+    expected, given = reference.logits(prompt), prompt_rows(target, prompt)
+    parts = [
+        _distances(expected[begin : begin + _ROWS], given[begin : begin + _ROWS])
+        for begin in range(0, len(given), _ROWS)
+    ]
+    squares, cosines = (np.concatenate(each) for each in zip(*parts, strict=True))
     numbers = {"tokens": len(prompt.tokens), "mse": squares.sum(), "cosine": cosines.sum()}
     numbers |= {"last mse": squares[-1], "last cosine": cosines[-1]}
     return Outcome(
@@ -101,6 +91,16 @@ def metrics(outcomes: Sequence[Outcome], seed: int) -> list[Metric]:
         mean("logit MSE/last token", "last mse", ones, "squared logits", "lower"),
         mean("cosine/last token", "last cosine", ones, "of 1", "higher"),
     ]
+
+
+def _distances(
+    expected: npt.NDArray[np.floating], given: npt.NDArray[np.floating]
+) -> tuple[Doubles, Doubles]:
+    """Mean squared difference and cosine of each row of logits."""
+    one, other = _centred(expected), _centred(given)
+    lengths = np.linalg.norm(other, axis=-1) * np.linalg.norm(one, axis=-1)
+    cosines = (other * one).sum(axis=-1) / np.maximum(lengths, np.finfo(np.float64).tiny)
+    return ((other - one) ** 2).mean(axis=-1), cosines
 
 
 def _centred(logits: npt.NDArray[np.floating]) -> Doubles:

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final, Literal, TypeAlias
 
+from jang_eval._cutting import prompt, score
 from jang_eval._errors import OptionError
 from jang_eval._evaluation import Item, Metric, Outcome, Task
 from jang_eval._statistics import wilson
@@ -18,11 +19,15 @@ from jang_eval._target import Target
 from jang_eval._tasks.mmlu_data import LETTERS, Question, Subject, categories, draw, read_mmlu
 
 # Raised whenever the same model could come to other numbers from the same data.
-TASK_VERSION: Final = 1
+#   2: what is longer than the model's context is cut from the left, by generation with room for the
+#      whole answer.
+TASK_VERSION: Final = 2
 
 By: TypeAlias = Literal["likelihood", "generation"]
 
 SHOTS_MAX: Final = 5
+# Of an outcome: tokens that were cut off its prompt, where there were any.
+_CUT: Final = "tokens cut"
 _SUBSET = re.compile(r"([1-9][0-9]{0,5})x([1-9][0-9]{0,5})")
 _MAX_TOKENS: Final = 32
 # A letter alone, or first in the line and set off from what follows ("B. Paris", "(b)"), or after
@@ -117,22 +122,20 @@ def _asked(question: Question) -> str:
 def ask_by_likelihood(target: Target, item: Item) -> Outcome:
     """Chooses the most likely of the four letters; of equally likely ones the first."""
     subject, question = item.content
-    scores = target.score(build_prompt(subject, question), [f" {letter}" for letter in LETTERS])
-    logprobs = tuple(score.logprob for score in scores)
+    found = score(target, build_prompt(subject, question), [f" {letter}" for letter in LETTERS])
+    logprobs = tuple(each.logprob for each in found.scores)
     chosen = logprobs.index(max(logprobs))
-    return _outcome(item, question, chosen, {}, {"logprobs": logprobs})
+    return _outcome(item, question, chosen, {}, {"logprobs": logprobs}, found.cut)
 
 
 def ask_by_generation(target: Target, item: Item) -> Outcome:
     """Has the model write a line, at temperature 0, and looks for a letter in it."""
     subject, question = item.content
+    asked, cut = prompt(target, build_prompt(subject, question), _MAX_TOKENS)
     written = target.complete_text(
-        build_prompt(subject, question),
-        stop_strings=["\n"],
-        max_tokens=_MAX_TOKENS,
-        temperature=0.0,
+        asked, stop_strings=["\n"], max_tokens=_MAX_TOKENS, temperature=0.0
     ).text
-    return _outcome(item, question, written_choice(written), {"written": written}, {})
+    return _outcome(item, question, written_choice(written), {"written": written}, {}, cut)
 
 
 def ask_in_chat(target: Target, item: Item) -> Outcome:
@@ -141,15 +144,17 @@ def ask_in_chat(target: Target, item: Item) -> Outcome:
     Answers of chat models may begin with an empty line, so no line end stops them.
     """
     subject, question = item.content
+    text = target.apply_chat_template([("user", build_prompt(subject, question))])
+    # The template has put in what belongs there.
+    asked, cut = prompt(target, text, _MAX_TOKENS, add_special_tokens=False)
     written = target.complete_text(
-        target.apply_chat_template([("user", build_prompt(subject, question))]),
+        asked,
         stop_strings=(),
         max_tokens=_MAX_TOKENS,
         temperature=0.0,
-        # The template has put in what belongs there.
         add_special_tokens=False,
     ).text
-    return _outcome(item, question, written_choice(written), {"written": written}, {})
+    return _outcome(item, question, written_choice(written), {"written": written}, {}, cut)
 
 
 def written_choice(text: str) -> int | None:
@@ -164,8 +169,11 @@ def _outcome(
     chosen: int | None,
     texts: dict[str, str],
     arrays: dict[str, tuple[float, ...]],
+    cut: int,
 ) -> Outcome:
     numbers = {"correct": float(chosen == question.answer)}
+    if cut:
+        numbers[_CUT] = float(cut)
     texts = {
         "question": question.text.strip(),
         "expected": _choice(question, question.answer),
@@ -189,6 +197,9 @@ def aggregate(outcomes: Sequence[Outcome], by: By) -> list[Metric]:
     metrics = [_accuracy("accuracy", outcomes)]
     if by == "generation":
         metrics.append(_share("answered", outcomes, lambda outcome: "chosen" in outcome.numbers))
+    cut = sum(_CUT in outcome.numbers for outcome in outcomes)
+    if cut:
+        metrics.append(Metric("prompts cut", float(cut), None, "prompts", "", len(outcomes)))
     of_category = categories()
     for category in dict.fromkeys(of_category.values()):
         group = [outcome for outcome in outcomes if of_category[outcome.group] == category]

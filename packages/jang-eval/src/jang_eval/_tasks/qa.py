@@ -19,7 +19,8 @@ from jang_eval._tasks.qa_questions import Question, QuestionSet, load_questions
 # prompt. Results of different versions are not compared. A change of `qa_questions.toml` changes
 # the digest and needs no new version.
 #   2: whitespace past all layout is text, so that an endless line end is a repetition loop.
-TASK_VERSION: Final = 2
+#   3: settings say whether it was asked as a conversation or in plain text.
+TASK_VERSION: Final = 3
 
 DEFAULT_MAX_TOKENS: Final = 64
 
@@ -39,12 +40,17 @@ def task(questions: QuestionSet, model: ModelInfo, *, max_tokens: int) -> Task:
         OptionError: `max_tokens` is out of range.
     """
     check_max_tokens(max_tokens)
-    complete = complete_chat if model.has_chat_template else partial(complete_plain, questions)
+    is_chat = model.has_chat_template
+    complete = complete_chat if is_chat else partial(complete_plain, questions)
     return Task(
         name="qa",
         version=TASK_VERSION,
         data_sha256=questions.sha256,
-        settings={"max_tokens": str(max_tokens), "temperature": "0"},
+        settings={
+            "max_tokens": str(max_tokens),
+            "temperature": "0",
+            "asked as": "chat" if is_chat else "plain",
+        },
         items=[Item(question.id, "", question) for question in questions.questions],
         ask=partial(_ask, complete, max_tokens),
         aggregate=aggregate,
