@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from jang_runtime._caches import KVQuantization
-from jang_runtime._requests import MAX_TOP_LOGPROBS
+from jang_runtime._requests import DEFAULT_MAX_TOKENS, MAX_TOP_LOGPROBS
 
 _CHOOSING = "How tokens are chosen"
 _STOPPING = "When the answer ends"
@@ -17,7 +17,7 @@ MaxTokensOption = Annotated[
     typer.Option(
         "--max-tokens",
         help="Most tokens of an answer.",
-        show_default="512",
+        show_default=str(DEFAULT_MAX_TOKENS),
         rich_help_panel=_STOPPING,
     ),
 ]

@@ -1,6 +1,5 @@
 """Where a client's calls go and what goes with each of them: TLS, token, metadata, time."""
 
-import ipaddress
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Final, TypeAlias, TypedDict
 import grpc
 
 from jang_runtime._errors import ClientOptionError, InvalidMetadataError
+from jang_runtime._hosts import is_loopback
 from jang_runtime._retries import RetryPolicy, Tries
 
 Pem: TypeAlias = bytes | str | os.PathLike[str]
@@ -142,15 +142,8 @@ def is_local(target: str) -> bool:
         return True
     # "ipv4:127.0.0.1:50051,10.0.0.1:50051" and "dns:///localhost:50051" have a scheme.
     addresses = rest.split(",") if scheme in ("ipv4", "ipv6") else [target]
-    return all(_is_local_host(address.removeprefix("dns:///")) for address in addresses)
-
-
-def _is_local_host(address: str) -> bool:
-    host = address.rpartition(":")[0].strip("[]")
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+    hosts = (address.removeprefix("dns:///").rpartition(":")[0] for address in addresses)
+    return all(is_loopback(host.strip("[]")) for host in hosts)
 
 
 def _is_sendable(value: str) -> bool:

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from jang_proto.runtime.v1 import runtime_pb2 as pb
 from jang_runtime._errors import InvalidRequestError
+from jang_runtime._requests import DEFAULT_MAX_TOKENS
 
 BEGIN: Final = 0
 END: Final = 1
@@ -22,7 +23,6 @@ _FIRST_BYTE: Final = 2
 VOCABULARY_SIZE: Final = 256 + _FIRST_BYTE
 CONTEXT_LENGTH: Final = 4096
 _SPECIAL_TEXTS: Final = {BEGIN: b"<s>", END: b"</s>"}
-_MAX_TOKENS: Final = 512
 # Words with the spaces before them, and spaces at the end.
 _PIECES: Final = re.compile(r"\s*\S+|\s+$")
 
@@ -114,7 +114,7 @@ class Planned:
 
 def plan_answer(answer: str, stopping: pb.Stopping) -> Planned:
     """Cut a scripted answer as a model's would be cut; `ignore_eos` says it again and again."""
-    most = stopping.max_tokens if stopping.HasField("max_tokens") else _MAX_TOKENS
+    most = stopping.max_tokens if stopping.HasField("max_tokens") else DEFAULT_MAX_TOKENS
     tokens = tokens_of(answer)
     if stopping.ignore_eos:
         tokens = list(islice(cycle(tokens), most))

@@ -5,9 +5,7 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 from importlib.metadata import version
-from typing import Any, Final, TypeAlias
-
-import grpc
+from typing import Final
 
 from jang_proto.runtime.v1 import runtime_pb2 as pb
 from jang_proto.runtime.v1 import runtime_pb2_grpc
@@ -36,6 +34,7 @@ from jang_runtime._requests import (
 )
 from jang_runtime._service.admission import Admission
 from jang_runtime._service.calls import current_call
+from jang_runtime._service.handlers import Context
 from jang_runtime._service.lengths import check_prompt_length
 from jang_runtime._service.options import ServiceOptions, request_limits
 from jang_runtime._service.requests import (
@@ -60,8 +59,6 @@ from jang_runtime._service.responses import (
 )
 from jang_runtime._service.running import Served, run, run_with_texts
 from jang_runtime._service.texts import Texts
-
-Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
 # Some 5 milliseconds.
 _TOKENS_AT_ONCE: Final = 2**16

@@ -1,17 +1,18 @@
 """Services that every gRPC server is expected to have: health and reflection."""
 
 import asyncio
-from typing import Any, Final, TypeAlias, cast
+from typing import Any, Final, cast
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from jang_runtime._service.handlers import Context
+
 # A watcher needs no token and stays for as long as it likes.
 _MOST_WATCHERS: Final = 1024
 RUNTIME_SERVICE: Final = "jang.runtime.v1.RuntimeService"
 
-Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 _Response = health_pb2.HealthCheckResponse
 
 

@@ -1,6 +1,5 @@
 """Where a server listens, with which certificates, and where it refuses to."""
 
-import ipaddress
 import logging
 import re
 import ssl
@@ -12,6 +11,7 @@ from typing import Final, Generic, TypeVar
 import grpc
 
 from jang_runtime._errors import ListenError
+from jang_runtime._hosts import is_loopback
 from jang_runtime._service.logs import log_event
 
 _log = logging.getLogger("jang_runtime")
@@ -42,12 +42,7 @@ class Address:
     @property
     def is_loopback(self) -> bool:
         """Whether it is reachable from this machine only."""
-        if self.host.startswith(_UNIX) or self.host == "localhost":
-            return True
-        try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return False
+        return self.host.startswith(_UNIX) or is_loopback(self.host)
 
     def __str__(self) -> str:
         if self.host.startswith(_UNIX):
