@@ -301,7 +301,7 @@ def test_a_request_that_fails_even_alone_fails_and_the_next_is_served(
         engine.submit(GenerationRequest(TokenPrompt((13, 12))), listener)
         end = listener.end()
         assert isinstance(end, Failed)
-        assert "thirteen" in str(end.error)
+        assert "thirteen" in str(end.error.__cause__)
     assert together(engine, MIXED[:2]) == alone[:2]
 
 
