@@ -66,8 +66,8 @@ def work_of(out: Path) -> Path:
 
 
 def write_text(file: Path) -> Path:
-    """A text of four thousand words."""
-    file.write_text(" ".join(random.Random(0).choices(WORDS, k=4_000)))
+    """A text of fifteen hundred words."""
+    file.write_text(" ".join(random.Random(0).choices(WORDS, k=1_500)))
     return file
 
 

@@ -90,7 +90,7 @@ def test_the_log_has_one_line_for_a_call_with_its_numbers_and_none_of_its_text(
 ) -> None:
     async def fill_in() -> None:
         call = current_call()
-        call.prompt_tokens, call.cached_prompt_tokens, call.completion_tokens = 7, 4, 3
+        call.prompt_tokens, call.cached_prompt_tokens = 7, 4
         call.finish_reason = "EOS"
         call.queue_seconds, call.prefill_seconds, call.decode_seconds = 0.25, 0.5, 0.125
         call.note_tokens(1)
