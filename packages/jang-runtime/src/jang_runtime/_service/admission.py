@@ -43,6 +43,11 @@ class Entry:
     error: JangRuntimeError | None = None
     _cancel: Callable[[], object] | None = field(default=None, repr=False)
 
+    @property
+    def age(self) -> float:
+        """Seconds since its arrival."""
+        return time.monotonic() - self.arrived
+
     def bind(self, cancel: Callable[[], object]) -> None:
         """Say how the request is cancelled at this point of its life."""
         self._cancel = cancel
@@ -164,8 +169,7 @@ class Admission:
                 self._begun -= 1
             if not self._entries:
                 self._is_empty.set()
-            took = time.monotonic() - entry.arrived
-            self._mean_seconds += _NEWEST_WEIGHT * (took - self._mean_seconds)
+            self._mean_seconds += _NEWEST_WEIGHT * (entry.age - self._mean_seconds)
 
     def begin(self, entry: Entry) -> None:
         """Say that a request waits no longer."""

@@ -1,7 +1,6 @@
 """One request of a server, from what was asked to its last event."""
 
 import asyncio
-import time
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -88,7 +87,7 @@ async def run(served: Served, request: Request) -> AsyncGenerator[Event]:
                         raise entry.error or event.error
                     case Started():
                         served.admission.begin(entry)
-                        call.queue_seconds = time.monotonic() - entry.arrived
+                        call.queue_seconds = entry.age
                         call.prompt_tokens = event.prompt_tokens
                     case Finished():
                         _note_end(call, event)
@@ -110,14 +109,14 @@ def _wait_noted(call: Call, entry: Entry) -> Generator[None]:
         yield
     except (asyncio.CancelledError, GeneratorExit):
         if entry.is_waiting:
-            call.queue_seconds = time.monotonic() - entry.arrived
+            call.queue_seconds = entry.age
         raise
 
 
 def _seconds_left(entry: Entry, request: Request) -> float | None:
     """Of a request's own time limit; None without one."""
     limit = time_limit(request)
-    return None if limit == float("inf") else entry.arrived + limit - time.monotonic()
+    return None if limit == float("inf") else limit - entry.age
 
 
 async def run_with_texts(
@@ -205,7 +204,7 @@ def _ends_well(request: Request, error: JangRuntimeError) -> bool:
 
 def _never_begun(call: Call, entry: Entry, reason: FinishReason) -> Finished:
     """The end of a request that was stopped before the engine had it."""
-    waited = Timings(queue=time.monotonic() - entry.arrived, prefill=0.0, decode=0.0)
+    waited = Timings(queue=entry.age, prefill=0.0, decode=0.0)
     event = Finished(reason, None, 0, 0, waited)
     _note_end(call, event)
     return event
