@@ -4,7 +4,6 @@
 
 namespace jang {
 
-// constinit: code of this file may not run before the processor is known to have its instructions.
 extern constinit const Kernels kernels_avx512 = avx512::table("AVX-512");
 
 }  // namespace jang

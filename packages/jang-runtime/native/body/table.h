@@ -11,6 +11,8 @@
 
 namespace jang::JANG_ISA {
 
+// A constant: code of an instruction set may not run before the processor is known to have it, so
+// nothing of it fills the table while the module is loaded.
 constexpr Kernels table(const char* name) {
   return {
       .name = name,
