@@ -7,16 +7,19 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
+import grpc
 import mlx.core as mx
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
+from jang_proto.runtime.v1 import runtime_pb2_grpc
 from jang_quant import convert, find_profile, open_source, plan_source
 from jang_runtime import Engine, Server, ServiceOptions, start_server
 from jang_runtime._model import load
@@ -163,6 +166,18 @@ def serving() -> Callable[..., AbstractContextManager[Server]]:
             loop.close()
 
     return serve
+
+
+@contextmanager
+def answering(servicer: runtime_pb2_grpc.RuntimeServiceServicer) -> Iterator[str]:
+    """Serves what a test has written; the address."""
+    with ThreadPoolExecutor(8) as pool:
+        server = grpc.server(pool)
+        runtime_pb2_grpc.add_RuntimeServiceServicer_to_server(servicer, server)
+        port = server.add_insecure_port("127.0.0.1:0")
+        server.start()
+        yield f"127.0.0.1:{port}"
+        server.stop(None).wait()
 
 
 class PlainModel:

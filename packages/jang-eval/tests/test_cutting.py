@@ -1,12 +1,11 @@
 """Prompts of any length against a server that holds no model; tokens are code points."""
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import grpc
 import pytest
 
+from conftest import answering
 from jang_eval._cutting import prompt, score
 from jang_eval._errors import OptionError, TargetError
 from jang_eval._target import Target
@@ -58,14 +57,8 @@ def shown(tokens: Any) -> str:
 @pytest.fixture
 def served() -> Iterator[tuple[Server, Target]]:
     servicer = Server()
-    with ThreadPoolExecutor(2) as pool:
-        running = grpc.server(pool)
-        runtime_pb2_grpc.add_RuntimeServiceServicer_to_server(servicer, running)
-        port = running.add_insecure_port("127.0.0.1:0")
-        running.start()
-        with Target(f"127.0.0.1:{port}", timeout=10) as target:
-            yield servicer, target
-        running.stop(None).wait()
+    with answering(servicer) as address, Target(address, timeout=10) as target:
+        yield servicer, target
 
 
 def as_the_harness_cuts(context: str, continuation: str, max_length: int) -> str:

@@ -1,15 +1,14 @@
 """Servers whose answers do not fit what they were asked: one line each, never a traceback."""
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import grpc
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from conftest import answering
 from jang_eval._errors import TargetError
 from jang_eval._target import Target
 from jang_eval.cli import app
@@ -46,13 +45,8 @@ class Faulty(runtime_pb2_grpc.RuntimeServiceServicer):
 @pytest.fixture
 def served() -> Iterator[tuple[Faulty, str]]:
     servicer = Faulty()
-    with ThreadPoolExecutor(4) as pool:
-        running = grpc.server(pool)
-        runtime_pb2_grpc.add_RuntimeServiceServicer_to_server(servicer, running)
-        port = running.add_insecure_port("127.0.0.1:0")
-        running.start()
-        yield servicer, f"127.0.0.1:{port}"
-        running.stop(None).wait()
+    with answering(servicer) as address:
+        yield servicer, address
 
 
 GOOD = {"logprob": -1.0, "token_logprobs": [-0.5, -0.5], "token_ids": [1, 2]}

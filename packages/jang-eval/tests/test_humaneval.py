@@ -5,7 +5,6 @@ import itertools
 import json
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import grpc
 import pytest
 from typer.testing import CliRunner, Result
 
+from conftest import answering
 from jang_eval._commands import humaneval as command
 from jang_eval._errors import DataError, SandboxError
 from jang_eval._sandbox import Limits, Sandbox, find_sandbox
@@ -71,13 +71,8 @@ class Model(runtime_pb2_grpc.RuntimeServiceServicer):
 @pytest.fixture
 def model() -> Iterator[tuple[Model, str]]:
     servicer = Model()
-    with ThreadPoolExecutor(8) as pool:
-        server = grpc.server(pool)
-        runtime_pb2_grpc.add_RuntimeServiceServicer_to_server(servicer, server)
-        port = server.add_insecure_port("127.0.0.1:0")
-        server.start()
-        yield servicer, f"127.0.0.1:{port}"
-        server.stop(None).wait()
+    with answering(servicer) as address:
+        yield servicer, address
 
 
 @pytest.fixture
@@ -119,7 +114,7 @@ def test_all_published_forms_hold_the_same_data(data: Path, tmp_path: Path) -> N
         (b"[1]", "line 1: task_id: found None, expected a text"),
         (json.dumps(PROBLEMS[0] | {"test": 3}).encode(), "line 1: test: found 3, expected a text"),
         (b"\n".join([json.dumps(PROBLEMS[0]).encode()] * 2), "found 'Own/0' twice"),
-        (gzip.compress(b"x" * 1000)[:-9], "cannot be read"),
+        (gzip.compress(b"x" * 1000, mtime=0)[:-9], "cannot be read"),
         (b"\x1f\x8b\xff\xff", "cannot be read"),
         (b"\xff\xfe", "no UTF-8"),
     ],

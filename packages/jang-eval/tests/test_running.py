@@ -4,13 +4,13 @@ import json
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 
+from conftest import answering
 from jang_eval._errors import ResultFileError, TargetError
 from jang_eval._evaluation import EvaluationResult, Item, Metric, Outcome, Task
 from jang_eval._records import from_json
@@ -52,15 +52,9 @@ class Tokenizer(runtime_pb2_grpc.RuntimeServiceServicer):
 @pytest.fixture
 def server() -> Iterator[tuple[Tokenizer, Target]]:
     servicer = Tokenizer()
-    with ThreadPoolExecutor(8) as pool:
-        running = grpc.server(pool)
-        runtime_pb2_grpc.add_RuntimeServiceServicer_to_server(servicer, running)
-        port = running.add_insecure_port("127.0.0.1:0")
-        running.start()
-        with Target(f"127.0.0.1:{port}", timeout=10) as target:
-            yield servicer, target
+    with answering(servicer) as address, Target(address, timeout=10) as target:
+        yield servicer, target
         servicer.is_over.set()
-        running.stop(None).wait()
 
 
 def ask(target: Target, item: Item) -> Outcome:
